@@ -1,0 +1,199 @@
+//! Stage 3: what a frame is, and when it is its turn.
+//!
+//! Writes are prepared as they come. Whatever else a client asks waits until its earlier writes are applied,
+//! and replies leave in the order of the requests.
+
+use oxkeeper_proto::{ErrorCode, OpCode, Reader, Request, RequestHeader, Zxid};
+use tracing::{debug, warn};
+
+use crate::conn::{Call, Notice, Phase, Waiting};
+use crate::effects::{ConnId, Effects};
+use crate::node::{Node, is_write, millis};
+use crate::propose::Asked;
+
+impl Node {
+    /// A frame has come.
+    pub(crate) fn frame(&mut self, id: ConnId, bytes: &[u8], fx: &mut Effects) {
+        let received_ms = self.now_ms();
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.counts.received += 1;
+        self.counts.received += 1;
+        match conn.phase {
+            Phase::Open(_) => self.admit(id, bytes, received_ms, fx),
+            Phase::New => self.connect(id, bytes, fx),
+            Phase::Opening => {
+                let held = Waiting::Frame { bytes: bytes.into(), received_ms };
+                conn.waiting.push_back(held);
+                self.outstanding += 1;
+            }
+            Phase::Closing => {}
+        }
+    }
+
+    /// Looks at a request of a connection with a session.
+    pub(crate) fn admit(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
+        let now_ms = millis(self.now.mono);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Phase::Open(key) = conn.phase else { return };
+        let mut reader = Reader::new(bytes);
+        let Ok(header) = RequestHeader::decode(&mut reader) else {
+            warn!("Closing session {}: a frame of {} bytes holds no header", conn.session, bytes.len());
+            return self.close(id, fx);
+        };
+        let op = OpCode::from_number(header.op);
+        if matches!(op, Some(OpCode::Auth | OpCode::Sasl)) {
+            return self.authenticate(id, header.xid, op, &mut reader, fx);
+        }
+        if !self.expiry.touch(key, conn.session, now_ms) {
+            debug!("Dropping a request of session {}, which is closing", conn.session);
+            return;
+        }
+        if self.settings.enforced_schemes.is_some() && !self.is_authenticated(id) {
+            return self.reply_in_turn(
+                id,
+                header.xid,
+                None,
+                ErrorCode::SESSIONCLOSEDREQUIRESASLAUTH,
+                true,
+                fx,
+            );
+        }
+        match op {
+            Some(op) if is_write(op) => {
+                self.admit_write(id, Call { xid: header.xid, op, received_ms }, &mut reader, fx);
+            }
+            Some(op) if is_read(op) => {
+                let Some(conn) = self.conns.get_mut(id) else { return };
+                if conn.waiting.is_empty() {
+                    self.read(id, Call { xid: header.xid, op, received_ms }, &mut reader, fx);
+                } else {
+                    conn.waiting.push_back(Waiting::Frame { bytes: bytes.into(), received_ms });
+                    self.outstanding += 1;
+                    self.hold_back(id, fx);
+                }
+            }
+            _ => {
+                warn!("Closing a connection that asks for operation {}", header.op);
+                self.reply_in_turn(id, Notice::last(header.xid, Zxid(-1), ErrorCode::UNIMPLEMENTED), fx);
+            }
+        }
+    }
+
+    fn admit_write(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
+        let Call { xid, op, received_ms } = call;
+        let request = match Request::decode(op, reader) {
+            Ok(request) => request,
+            Err(error) => {
+                debug!("A body of {op:?} does not parse: {error}");
+                return self.reply_in_turn(id, Notice::refusal(xid, ErrorCode::MARSHALLINGERROR), fx);
+            }
+        };
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let session = conn.session;
+        // Taken out while the tree looks at them; preparing never touches connections.
+        let identities = std::mem::take(&mut conn.identities);
+        let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing: Ok(()) };
+        let proposed = self.propose(&asked, &request, fx);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.identities = identities;
+        }
+        match proposed {
+            Ok(zxid) => {
+                if op == OpCode::CloseSession
+                    && let Some(tracked) = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key))
+                {
+                    tracked.closing = true;
+                }
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.waiting.push_back(Waiting::Write { zxid, xid, op, received_ms });
+                    self.outstanding += 1;
+                    self.hold_back(id, fx);
+                }
+            }
+            Err(code) => self.reply_in_turn(id, Notice::refusal(xid, code), fx),
+        }
+    }
+
+    /// Answers without a body when all earlier requests are answered.
+    pub(crate) fn reply_in_turn(&mut self, id: ConnId, notice: Notice, fx: &mut Effects) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.waiting.push_back(Waiting::Reply(notice));
+        self.outstanding += 1;
+        if self.conns.get(id).is_some_and(|conn| conn.waiting.len() == 1) {
+            self.drain(id, fx);
+        }
+    }
+
+    /// Answers whatever waits at the head of a connection's line, up to its next write.
+    pub(crate) fn drain(&mut self, id: ConnId, fx: &mut Effects) {
+        loop {
+            let Some(conn) = self.conns.get_mut(id) else { return };
+            if !matches!(conn.phase, Phase::Open(_)) {
+                return;
+            }
+            match conn.waiting.front() {
+                None | Some(Waiting::Write { .. }) => return,
+                Some(Waiting::Frame { .. } | Waiting::Reply(_)) => {}
+            }
+            let Some(next) = conn.waiting.pop_front() else { return };
+            self.outstanding -= 1;
+            match next {
+                Waiting::Frame { bytes, received_ms } => self.drain_frame(id, &bytes, received_ms, fx),
+                Waiting::Reply(notice) => {
+                    self.reply_code(id, &notice, fx);
+                    if notice.close {
+                        return self.close(id, fx);
+                    }
+                }
+                Waiting::Write { .. } => return,
+            }
+        }
+    }
+
+    /// A frame whose turn has come: a read, or anything at all that came before the session was open.
+    fn drain_frame(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
+        let mut reader = Reader::new(bytes);
+        let Ok(header) = RequestHeader::decode(&mut reader) else {
+            return self.close(id, fx);
+        };
+        match OpCode::from_number(header.op) {
+            Some(op) if is_read(op) && self.settings.enforced_schemes.is_none() => {
+                self.read(id, Call { xid: header.xid, op, received_ms }, &mut reader, fx);
+            }
+            // It has not been admitted yet, and must take its place before what waits behind it.
+            _ => self.admit_ahead(id, bytes, received_ms, fx),
+        }
+    }
+
+    fn admit_ahead(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let mut behind = std::mem::take(&mut conn.waiting);
+        self.admit(id, bytes, received_ms, fx);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.waiting.append(&mut behind);
+        }
+    }
+}
+
+/// Operations that a connection's line holds but the log does not.
+fn is_read(op: OpCode) -> bool {
+    matches!(
+        op,
+        OpCode::GetData
+            | OpCode::Exists
+            | OpCode::Ping
+            | OpCode::GetChildren
+            | OpCode::GetChildren2
+            | OpCode::GetAcl
+            | OpCode::Sync
+            | OpCode::MultiRead
+            | OpCode::CheckWatches
+            | OpCode::RemoveWatches
+            | OpCode::SetWatches
+            | OpCode::SetWatches2
+            | OpCode::AddWatch
+            | OpCode::GetEphemerals
+            | OpCode::GetAllChildrenNumber
+            | OpCode::WhoAmI
+    )
+}

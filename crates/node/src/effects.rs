@@ -1,0 +1,303 @@
+//! What passes between the node and its driver: inputs, and the effects that the driver carries out.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oxkeeper_proto::{SessionId, Zxid};
+use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
+
+use crate::watch::WatchSummary;
+
+/// The time, as the driver reads it once per turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// A clock that never goes back, from some start. All timers use it.
+    pub mono: Duration,
+    /// Milliseconds since 1970. Only transactions carry it.
+    pub wall_ms: i64,
+}
+
+/// A connection: a slot of the driver's, and which connection in that slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// The slot. Slots are few and used again.
+    pub index: u32,
+    /// Tells connections in the same slot apart.
+    pub generation: u32,
+}
+
+/// The number of a question, so that its answer finds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueryId(pub u64);
+
+/// Something that happened. Plain data: a run can be recorded and replayed.
+#[derive(Debug, Clone)]
+pub enum Input<'a> {
+    /// A client connected.
+    Opened {
+        /// The driver's name for the connection.
+        conn: ConnId,
+        /// From where.
+        peer: (IpAddr, u16),
+        /// Who the transport has proved the client to be; `ip` is added by the node.
+        identities: Vec<Identity>,
+    },
+    /// A client sent a frame; its length has been taken off and checked.
+    Frame {
+        /// Which client.
+        conn: ConnId,
+        /// The payload.
+        bytes: &'a [u8],
+    },
+    /// A connection is gone.
+    Closed {
+        /// Which one.
+        conn: ConnId,
+    },
+    /// Everything up to this transaction is durable.
+    Persisted(Zxid),
+    /// Time has passed.
+    Tick,
+    /// The log has grown enough, or an operator wants it: take a snapshot.
+    TakeSnapshot,
+    /// The last slice is written: the next one, please.
+    SliceWritten,
+    /// The snapshot could not be written. Service goes on without it.
+    SnapshotFailed,
+    /// An operator asks.
+    Query(QueryId, Query),
+}
+
+/// What operators ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// The connections and what they did.
+    Connections,
+    /// Sessions by expiry, and their ephemerals.
+    Dump,
+    /// How many watches there are.
+    WatchSummary,
+    /// Watched paths by session.
+    WatchesBySession,
+    /// Watching sessions by path.
+    WatchesByPath,
+    /// Digests at every 128th transaction.
+    Digests,
+    /// Numbers of the whole server.
+    Status,
+    /// Forget the counters of the connections.
+    ResetConnections,
+    /// Forget the counters of the server.
+    ResetServer,
+}
+
+/// What operators are told.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To [`Query::Connections`].
+    Connections(Vec<ConnectionReport>),
+    /// To [`Query::Dump`].
+    Dump(DumpReport),
+    /// To [`Query::WatchSummary`].
+    WatchSummary(WatchSummary),
+    /// To [`Query::WatchesBySession`].
+    WatchesBySession(Vec<(SessionId, Vec<String>)>),
+    /// To [`Query::WatchesByPath`].
+    WatchesByPath(Vec<(String, Vec<SessionId>)>),
+    /// To [`Query::Digests`].
+    Digests(Vec<DigestEntry>),
+    /// To [`Query::Status`].
+    Status(Box<Status>),
+    /// Done.
+    Done,
+}
+
+/// Counters of requests, of a connection or of the whole server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestCounts {
+    /// Frames from clients.
+    pub received: u64,
+    /// Frames to clients.
+    pub sent: u64,
+    /// Requests answered, over which the latencies are.
+    pub answered: u64,
+    /// Shortest time from frame to reply, in ms.
+    pub latency_min_ms: u64,
+    /// Sum of all times.
+    pub latency_sum_ms: u64,
+    /// Longest time.
+    pub latency_max_ms: u64,
+}
+
+impl RequestCounts {
+    /// Counts a reply that took `latency_ms`.
+    pub(crate) fn answer(&mut self, latency_ms: u64) {
+        self.latency_min_ms =
+            if self.answered == 0 { latency_ms } else { self.latency_min_ms.min(latency_ms) };
+        self.latency_max_ms = self.latency_max_ms.max(latency_ms);
+        self.latency_sum_ms += latency_ms;
+        self.answered += 1;
+    }
+}
+
+/// One connection, for `cons`.
+#[derive(Debug, Clone)]
+pub struct ConnectionReport {
+    /// Which one.
+    pub conn: ConnId,
+    /// From where.
+    pub peer: (IpAddr, u16),
+    /// Its session, once it has one.
+    pub session: Option<SessionId>,
+    /// The session's timeout in ms.
+    pub timeout_ms: i32,
+    /// Requests waiting for their reply.
+    pub queued: usize,
+    /// What was counted.
+    pub counts: RequestCounts,
+    /// Four letters for the last operation.
+    pub last_op: &'static str,
+    /// Since when, ms since 1970.
+    pub established_ms: i64,
+    /// The last request's xid, -1 before the first.
+    pub last_cxid: i64,
+    /// The zxid of the last reply, -1 before the first.
+    pub last_zxid: i64,
+    /// When the last reply went, on the monotonic clock in ms.
+    pub last_response_ms: u64,
+    /// How long it took, in ms.
+    pub last_latency_ms: u64,
+}
+
+/// A connection's address and its session, 0 before it has one.
+pub type PeerSession = ((IpAddr, u16), SessionId);
+
+/// Sessions and their expiry, for `dump`.
+#[derive(Debug, Clone)]
+pub struct DumpReport {
+    /// Sessions by the time at which they expire, in ms from now, soonest first.
+    pub expiries: Vec<(i64, Vec<SessionId>)>,
+    /// Ephemerals by session.
+    pub ephemerals: Vec<(SessionId, Vec<String>)>,
+    /// Connections by the time at which they are cut unless they speak, in ms from now.
+    pub connections: Vec<(i64, Vec<PeerSession>)>,
+}
+
+/// Numbers of the whole server, for `srvr` and `mntr`.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// What was counted over all connections.
+    pub counts: RequestCounts,
+    /// Connections that have a session.
+    pub connections: usize,
+    /// Requests waiting for their reply.
+    pub outstanding: usize,
+    /// The newest transaction applied.
+    pub last_zxid: Zxid,
+    /// Znodes, the root counted once.
+    pub znodes: usize,
+    /// Ephemerals.
+    pub ephemerals: usize,
+    /// Watches.
+    pub watches: usize,
+    /// Sessions.
+    pub sessions: usize,
+    /// Bytes of names and data.
+    pub approximate_bytes: u64,
+    /// Digest of the tree.
+    pub digest: i64,
+    /// Bytes of the last, smallest and largest reply; -1 before the first.
+    pub response_sizes: (i64, i64, i64),
+    /// Bytes of the last, smallest and largest proposal; -1 before the first.
+    pub proposal_sizes: (i64, i64, i64),
+    /// Failed attempts to authenticate.
+    pub auth_failed: u64,
+    /// Sessions expired.
+    pub sessions_expired: u64,
+    /// Time since the start of the node.
+    pub uptime: Duration,
+}
+
+/// A transaction to make durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// Its zxid: what [`Input::Persisted`] names.
+    pub zxid: Zxid,
+    /// The record.
+    pub payload: Bytes,
+}
+
+/// A step of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotStep {
+    /// Open a file for it.
+    Begin(SnapshotStart),
+    /// Append these bytes and say [`Input::SliceWritten`]; after the last one seal it.
+    Slice {
+        /// Bytes.
+        bytes: Vec<u8>,
+        /// Whether the snapshot is complete.
+        last: bool,
+    },
+}
+
+/// Bytes for one connection, in the order in which they must go.
+#[derive(Debug, Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    /// Whether it is in the list of those that changed.
+    dirty: bool,
+}
+
+/// What the node wants done. The driver empties it after every turn.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Transactions to log, in order.
+    pub appends: Vec<Append>,
+    /// By connection slot.
+    outboxes: Vec<Outbox>,
+    /// Connections with new bytes in their outbox.
+    pub dirty: Vec<ConnId>,
+    /// Connections to close once their outbox is written.
+    pub closes: Vec<ConnId>,
+    /// Connections to stop or to start reading from.
+    pub reading: Vec<(ConnId, bool)>,
+    /// Steps of a snapshot.
+    pub snapshot: Vec<SnapshotStep>,
+    /// Answers to operators.
+    pub answers: Vec<(QueryId, Answer)>,
+}
+
+impl Effects {
+    /// The bytes that wait for a connection, to append to; marks it as changed.
+    #[inline]
+    pub(crate) fn write(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        let index = conn.index as usize;
+        if self.outboxes.len() <= index {
+            self.outboxes.resize_with(index + 1, Outbox::default);
+        }
+        let outbox = &mut self.outboxes[index];
+        if !outbox.dirty {
+            outbox.dirty = true;
+            self.dirty.push(conn);
+        }
+        &mut outbox.bytes
+    }
+
+    /// The bytes that wait for a connection, for the driver to take from.
+    pub fn outbox(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        let index = conn.index as usize;
+        if self.outboxes.len() <= index {
+            self.outboxes.resize_with(index + 1, Outbox::default);
+        }
+        let outbox = &mut self.outboxes[index];
+        outbox.dirty = false;
+        &mut outbox.bytes
+    }
+
+    /// Forgets what waits for a connection that is gone.
+    pub fn discard(&mut self, conn: ConnId) {
+        *self.outbox(conn) = Vec::new();
+    }
+}

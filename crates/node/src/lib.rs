@@ -1,0 +1,33 @@
+//! One server's mind: from a client's frame to its reply, without a socket, a file or a clock.
+//!
+//! Everything enters by [`Node::step`] as an [`Input`] and leaves as [`Effects`]. Nothing that depends on
+//! durability leaves before [`Input::Persisted`] says so.
+//!
+//! The modules in the order of a write's walk: `admit` (what is this frame, and whose turn is it), `propose`
+//! (request to transaction to proposal), `commit` (apply, tell the watchers), `watch`, `reply`. Beside them
+//! `connect` opens sessions, `read` answers reads, `expiry` ends sessions, `auth` knows identities and
+//! `query` serves operators.
+
+mod admit;
+mod auth;
+mod commit;
+mod conn;
+mod connect;
+mod effects;
+mod expiry;
+mod node;
+mod propose;
+mod query;
+mod read;
+mod reply;
+mod settings;
+mod watch;
+
+pub use auth::digest_id;
+pub use effects::{
+    Answer, Append, ConnId, ConnectionReport, DumpReport, Effects, Input, Now, PeerSession, Query, QueryId,
+    RequestCounts, SnapshotStep, Status,
+};
+pub use node::Node;
+pub use settings::{Reap, Settings};
+pub use watch::WatchSummary;

@@ -1,0 +1,340 @@
+//! The node itself: its state, and the door through which everything enters.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use oxkeeper_proto::{ErrorCode, OpCode, Request, SessionId, Xid, Zxid};
+use oxkeeper_tree::{Changes, Identity, Pending, Tree};
+use oxkeeper_zab::Solo;
+use tracing::{info, warn};
+
+use crate::conn::{Conn, Conns, Phase};
+use crate::effects::{ConnId, Effects, Input, Now, RequestCounts, SnapshotStep};
+use crate::expiry::Expiry;
+use crate::settings::Settings;
+use crate::watch::{Notice, Watches};
+
+/// Bytes of a snapshot that are gathered at once: a fraction of a millisecond's work.
+const SLICE_BYTES: usize = 256 * 1024;
+
+/// One server's mind: pure, single-threaded, without a clock, a socket or a file.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) tree: Tree,
+    pub(crate) pending: Pending,
+    pub(crate) solo: Solo,
+    /// Who asked for the transactions on their way, in order.
+    pub(crate) origins: VecDeque<(Zxid, Option<ConnId>)>,
+    pub(crate) conns: Conns,
+    pub(crate) expiry: Expiry,
+    pub(crate) watches: Watches,
+    pub(crate) changes: Changes,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) next_session: SessionId,
+    pub(crate) now: Now,
+    started: Duration,
+    /// No session expires before this: the server itself was stalled, and what its clients sent meanwhile
+    /// may still wait in its sockets.
+    expire_from_ms: i64,
+    /// The boundary for whose lateness the grace was given.
+    graced_ms: i64,
+    reap_at_ms: i64,
+    check_idle_at_ms: i64,
+    pub(crate) counts: RequestCounts,
+    pub(crate) outstanding: usize,
+    pub(crate) paused: Vec<ConnId>,
+    pub(crate) response_sizes: Sizes,
+    pub(crate) proposal_sizes: Sizes,
+    pub(crate) auth_failed: u64,
+    pub(crate) sessions_expired: u64,
+    pub(crate) scratch: Vec<u8>,
+}
+
+/// The last, smallest and largest of something; -1 before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes(pub(crate) i64, pub(crate) i64, pub(crate) i64);
+
+impl Sizes {
+    pub(crate) const NONE: Sizes = Sizes(-1, -1, -1);
+
+    #[inline]
+    pub(crate) fn add(&mut self, size: usize) {
+        let size = size as i64;
+        self.0 = size;
+        self.1 = if self.1 < 0 { size } else { self.1.min(size) };
+        self.2 = self.2.max(size);
+    }
+}
+
+impl Node {
+    /// A standalone server's mind over the tree that recovery found. All sessions in it get their full
+    /// timeout from now on.
+    #[must_use]
+    pub fn new(settings: Settings, tree: Tree, now: Now) -> Node {
+        let now_ms = millis(now.mono);
+        let mut expiry = Expiry::new(settings.tick_ms, settings.seed ^ 1);
+        for (session, timeout_ms) in tree.sessions() {
+            expiry.track(session, timeout_ms.into(), now_ms);
+        }
+        Node {
+            pending: Pending::new(settings.seed ^ 2, &tree),
+            solo: Solo::new(tree.last_zxid()),
+            origins: VecDeque::new(),
+            conns: Conns::default(),
+            watches: Watches::new(settings.seed ^ 3),
+            changes: Changes::default(),
+            notices: Vec::new(),
+            next_session: settings.first_session,
+            now,
+            started: now.mono,
+            expire_from_ms: i64::MIN,
+            graced_ms: i64::MIN,
+            reap_at_ms: now_ms.saturating_add(settings.reap.interval_ms),
+            check_idle_at_ms: i64::MAX,
+            counts: RequestCounts::default(),
+            outstanding: 0,
+            paused: Vec::new(),
+            response_sizes: Sizes::NONE,
+            proposal_sizes: Sizes::NONE,
+            auth_failed: 0,
+            sessions_expired: 0,
+            scratch: Vec::new(),
+            expiry,
+            tree,
+            settings,
+        }
+    }
+
+    /// Takes one input; what is to be done about it is added to `fx`.
+    ///
+    /// # Panics
+    /// On a broken invariant: the state must not be used any more. Stopping beats diverging.
+    pub fn step(&mut self, now: Now, input: Input<'_>, fx: &mut Effects) {
+        self.now = now;
+        match input {
+            Input::Frame { conn, bytes } => self.frame(conn, bytes, fx),
+            Input::Persisted(zxid) => {
+                self.solo.persisted(zxid);
+                self.commit(fx);
+            }
+            Input::Tick => self.tick(fx),
+            Input::Opened { conn, peer, identities } => self.opened(conn, peer, identities),
+            Input::Closed { conn } => self.closed(conn, fx),
+            Input::TakeSnapshot => self.take_snapshot(fx),
+            Input::SliceWritten => self.next_slice(fx),
+            Input::SnapshotFailed => self.tree.abandon_snapshot(),
+            Input::Query(id, query) => {
+                let answer = self.query(query);
+                fx.answers.push((id, answer));
+            }
+        }
+    }
+
+    /// When the node wants a [`Input::Tick`] at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        let expiry_ms = self.expiry.deadline_ms().unwrap_or(i64::MAX).max(self.expire_from_ms);
+        let soonest = expiry_ms.min(self.reap_at_ms).min(self.check_idle_at_ms);
+        Duration::from_millis(u64::try_from(soonest).unwrap_or(0))
+    }
+
+    /// Time since the node was made.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.now.mono.saturating_sub(self.started)
+    }
+
+    /// The digest of the committed tree, for tests and operators.
+    #[must_use]
+    pub fn digest(&self) -> i64 {
+        self.tree.digest()
+    }
+
+    /// The newest transaction applied.
+    #[must_use]
+    pub fn last_zxid(&self) -> Zxid {
+        self.tree.last_zxid()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now.mono.as_millis() as u64
+    }
+
+    fn opened(&mut self, conn: ConnId, peer: (std::net::IpAddr, u16), mut identities: Vec<Identity>) {
+        identities.insert(0, Identity { scheme: "ip".into(), id: peer.0.to_string() });
+        let now_ms = self.now_ms();
+        self.conns.insert(Conn::new(conn, peer, identities, now_ms, self.now.wall_ms));
+        let check = millis(self.now.mono).saturating_add(self.settings.sessionless_ms);
+        self.check_idle_at_ms = self.check_idle_at_ms.min(check);
+    }
+
+    fn closed(&mut self, conn: ConnId, fx: &mut Effects) {
+        let Some(gone) = self.conns.remove(conn) else { return };
+        self.watches.drop_watcher(conn.index);
+        self.outstanding -= gone.waiting.len();
+        if let Phase::Open(key) = gone.phase
+            && let Some(tracked) = self.expiry.get_mut(key)
+            && tracked.conn == Some(conn)
+        {
+            tracked.conn = None;
+        }
+        self.resume_paused(fx);
+    }
+
+    /// Has a connection closed once what waits for it is written. What it asked for still happens.
+    pub(crate) fn close(&mut self, id: ConnId, fx: &mut Effects) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.phase != Phase::Closing
+        {
+            conn.phase = Phase::Closing;
+            self.watches.drop_watcher(id.index);
+            fx.closes.push(id);
+        }
+    }
+
+    fn tick(&mut self, fx: &mut Effects) {
+        let now_ms = millis(self.now.mono);
+        self.notice_stall(now_ms);
+        if now_ms >= self.expire_from_ms {
+            self.expire(now_ms, fx);
+        }
+        if now_ms >= self.reap_at_ms {
+            self.reap(fx);
+            self.reap_at_ms = now_ms.saturating_add(self.settings.reap.interval_ms);
+        }
+        if now_ms >= self.check_idle_at_ms {
+            self.close_sessionless(now_ms, fx);
+        }
+    }
+
+    /// A tick that comes late says that this server stood still; its clients may have spoken meanwhile. So
+    /// no session expires for another half tick, in which their words are read.
+    fn notice_stall(&mut self, now_ms: i64) {
+        let Some(due_ms) = self.expiry.deadline_ms() else { return };
+        let late_ms = now_ms.saturating_sub(due_ms);
+        if late_ms > self.settings.tick_ms / 2 && self.graced_ms != due_ms {
+            warn!(
+                "This server was held up for {late_ms} ms; sessions get {} ms more",
+                self.settings.tick_ms / 2
+            );
+            self.graced_ms = due_ms;
+            self.expire_from_ms = now_ms + self.settings.tick_ms / 2;
+        }
+    }
+
+    fn expire(&mut self, now_ms: i64, fx: &mut Effects) {
+        let mut due = Vec::new();
+        self.expiry.due(now_ms, &mut due);
+        for session in due {
+            let Some(key) = self.expiry.key(session) else { continue };
+            if let Some(tracked) = self.expiry.get_mut(key) {
+                tracked.closing = true;
+                info!("Expiring session {session}, timeout of {}ms exceeded", tracked.timeout_ms);
+            }
+            self.sessions_expired += 1;
+            self.propose_own(session, &Request::CloseSession, fx);
+        }
+    }
+
+    /// Removes containers that are empty and TTL znodes whose time is over.
+    fn reap(&mut self, fx: &mut Effects) {
+        let reap = self.settings.reap;
+        let most = (reap.per_minute_max.saturating_mul(reap.interval_ms) / 60_000).max(1);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        for path in self.tree.reapable(self.now.wall_ms, reap.never_used_ms, most) {
+            info!("Attempting to delete candidate container: {path}");
+            self.propose_own(SessionId::NONE, &Request::DeleteContainer { path: path.into() }, fx);
+        }
+    }
+
+    /// Closes connections that never opened a session.
+    fn close_sessionless(&mut self, now_ms: i64, fx: &mut Effects) {
+        let idle_ms = self.settings.sessionless_ms;
+        let mut next = i64::MAX;
+        let mut idle = Vec::new();
+        for conn in self.conns.iter().filter(|conn| conn.phase == Phase::New) {
+            let at = i64::try_from(conn.opened_ms).unwrap_or(i64::MAX).saturating_add(idle_ms);
+            if at <= now_ms { idle.push(conn.id) } else { next = next.min(at) }
+        }
+        self.check_idle_at_ms = next;
+        for id in idle {
+            self.close(id, fx);
+        }
+    }
+
+    fn take_snapshot(&mut self, fx: &mut Effects) {
+        match self.tree.begin_snapshot() {
+            Some(start) => {
+                fx.snapshot.push(SnapshotStep::Begin(start));
+                self.next_slice(fx);
+            }
+            None => warn!("Too busy to snap, skipping"),
+        }
+    }
+
+    fn next_slice(&mut self, fx: &mut Effects) {
+        if let Some(slice) = self.tree.next_slice(SLICE_BYTES) {
+            fx.snapshot.push(SnapshotStep::Slice { bytes: slice.bytes, last: slice.last });
+        }
+    }
+
+    /// Proposes something that no client asked for. Errors are logged as transactions too.
+    fn propose_own(&mut self, session: SessionId, request: &Request<'_>, fx: &mut Effects) {
+        let asked =
+            crate::propose::Asked { origin: None, session, xid: Xid(0), identities: &[], standing: Ok(()) };
+        if let Err(code) = self.propose(&asked, request, fx) {
+            let op = request.op();
+            info!("The server's own {op:?} came to {code:?}");
+        }
+    }
+
+    /// Stops reading from a client that has requests waiting while the server has too many.
+    pub(crate) fn hold_back(&mut self, id: ConnId, fx: &mut Effects) {
+        if self.outstanding > self.settings.outstanding_max
+            && let Some(conn) = self.conns.get_mut(id)
+            && !conn.paused
+            && !conn.waiting.is_empty()
+        {
+            conn.paused = true;
+            self.paused.push(id);
+            fx.reading.push((id, false));
+        }
+    }
+
+    pub(crate) fn resume_paused(&mut self, fx: &mut Effects) {
+        if self.paused.is_empty() || self.outstanding > self.settings.outstanding_max {
+            return;
+        }
+        for id in std::mem::take(&mut self.paused) {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.paused = false;
+                fx.reading.push((id, true));
+            }
+        }
+    }
+}
+
+/// Whole milliseconds of a monotonic time.
+pub(crate) fn millis(mono: Duration) -> i64 {
+    i64::try_from(mono.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Operations that change the state: they go through the log.
+pub(crate) fn is_write(op: OpCode) -> bool {
+    matches!(
+        op,
+        OpCode::SetData
+            | OpCode::Create
+            | OpCode::Create2
+            | OpCode::CreateContainer
+            | OpCode::CreateTtl
+            | OpCode::Delete
+            | OpCode::SetAcl
+            | OpCode::Multi
+            | OpCode::Reconfig
+            | OpCode::CloseSession
+    )
+}
+
+/// What a standing of a session is worth: the code, or nothing.
+pub(crate) type Standing = Result<(), ErrorCode>;

@@ -1,0 +1,88 @@
+//! Stages 4 and 5: a request becomes a transaction, the transaction a proposal.
+
+use bytes::Bytes;
+use oxkeeper_proto::{ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid, Zxid};
+use oxkeeper_tree::{Asker, Identity, Stamp};
+use oxkeeper_zab::Proposal;
+use tracing::warn;
+
+use crate::effects::{Append, ConnId, Effects};
+use crate::node::{Node, Standing};
+
+/// Who asks for a write.
+pub(crate) struct Asked<'a> {
+    /// The connection that waits for the outcome, if any.
+    pub(crate) origin: Option<ConnId>,
+    pub(crate) session: SessionId,
+    pub(crate) xid: Xid,
+    pub(crate) identities: &'a [Identity],
+    pub(crate) standing: Standing,
+}
+
+impl Node {
+    /// Makes a transaction of a request and puts it on its way. A request that fails becomes an error
+    /// transaction, so that its failure has a place in the order too.
+    ///
+    /// # Errors
+    /// What never gets a zxid: requests that are malformed as a whole.
+    pub(crate) fn propose(
+        &mut self,
+        asked: &Asked<'_>,
+        request: &Request<'_>,
+        fx: &mut Effects,
+    ) -> Result<Zxid, ErrorCode> {
+        let stamp = Stamp { zxid: self.solo.next_zxid(), time_ms: self.now.wall_ms };
+        let asker = Asker { session: asked.session, identities: asked.identities, standing: asked.standing };
+        let prepared = match request {
+            Request::Reconfig(_) if !self.settings.reconfig => Err(ErrorCode::RECONFIGDISABLED),
+            // There is no ensemble to reconfigure.
+            Request::Reconfig(_) => Err(ErrorCode::UNIMPLEMENTED),
+            _ => self.pending.prepare(&self.tree, asker, stamp, request),
+        };
+        let mut txn = match prepared {
+            Ok(txn) => txn,
+            Err(ErrorCode::MARSHALLINGERROR) => return Err(ErrorCode::MARSHALLINGERROR),
+            Err(code) => Txn::Error { code },
+        };
+        self.encode(asked, stamp, &txn);
+        if self.scratch.len() > self.settings.record_bytes_max {
+            txn = match txn {
+                // Without the list every server removes what it holds, which is the same.
+                Txn::CloseSession { .. } => Txn::CloseSession { paths: None },
+                _ => {
+                    warn!(
+                        "Refusing a {:?} of session {} whose record would take {} bytes, more than any server \
+                         could read back",
+                        request.op(),
+                        asked.session,
+                        self.scratch.len()
+                    );
+                    self.pending.roll_back();
+                    return Err(ErrorCode::MARSHALLINGERROR);
+                }
+            };
+            self.encode(asked, stamp, &txn);
+        }
+        self.proposal_sizes.add(self.scratch.len());
+        let payload = Bytes::copy_from_slice(&self.scratch);
+        self.solo.propose(Proposal { zxid: stamp.zxid, payload: payload.clone() });
+        self.origins.push_back((stamp.zxid, asked.origin));
+        fx.appends.push(Append { zxid: stamp.zxid, payload });
+        Ok(stamp.zxid)
+    }
+
+    /// Encodes the one time that a transaction is encoded.
+    fn encode(&mut self, asked: &Asked<'_>, stamp: Stamp, txn: &Txn<'_>) {
+        let out = &mut self.scratch;
+        out.clear();
+        let op = txn.op();
+        let header =
+            TxnHeader { session: asked.session, cxid: asked.xid, zxid: stamp.zxid, time: stamp.time_ms, op };
+        header.encode(out);
+        txn.encode(out);
+        if op != OpCode::Error && self.tree.rules().digest {
+            out.put_int(TxnDigest::VERSION);
+            out.put_long(self.pending.digest());
+        }
+    }
+}

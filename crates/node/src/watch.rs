@@ -1,0 +1,464 @@
+//! Stage 9: who watches what, and whom a change concerns.
+//!
+//! A watch costs about forty bytes: paths are interned, each (path, manager) has a list of watchers, and
+//! each connection a map from lists to its place and its modes there.
+//!
+//! Source: `DataTree`, `WatchManager`, `WatcherMode`, 3.9.
+
+use oxkeeper_proto::{EventType, path};
+use oxkeeper_tree::{Change, ChangeKind, Map, Seeded};
+
+/// A watcher, by the number of its connection's slot.
+pub(crate) type Watcher = u32;
+
+/// How long and how far a watch looks. Modes of one watcher on one path live side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Until the first event.
+    Standard,
+    /// Until it is removed.
+    Persistent,
+    /// Until it is removed, on the znode and all below.
+    Recursive,
+}
+
+impl Mode {
+    const fn bit(self) -> u8 {
+        match self {
+            Mode::Standard => 1,
+            Mode::Persistent => 2,
+            Mode::Recursive => 4,
+        }
+    }
+}
+
+/// The two tables of watches: on a znode itself, and on its set of children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manager {
+    Data,
+    Child,
+}
+
+/// Which watches a client means when it asks for or removes some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Children,
+    Data,
+    Any,
+    Persistent,
+    Recursive,
+}
+
+impl Kind {
+    pub(crate) fn from_number(number: i32) -> Option<Kind> {
+        Some(match number {
+            1 => Kind::Children,
+            2 => Kind::Data,
+            3 => Kind::Any,
+            4 => Kind::Persistent,
+            5 => Kind::Recursive,
+            _ => return None,
+        })
+    }
+
+    /// The modes meant in each table.
+    const fn bits(self, manager: Manager) -> u8 {
+        match (self, manager) {
+            (Kind::Any, _) => 7,
+            (Kind::Children, Manager::Child) | (Kind::Data, Manager::Data) => Mode::Standard.bit(),
+            (Kind::Persistent, _) => Mode::Persistent.bit(),
+            (Kind::Recursive, Manager::Data) => Mode::Recursive.bit(),
+            _ => 0,
+        }
+    }
+}
+
+/// An event for one watcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Notice {
+    pub(crate) watcher: Watcher,
+    pub(crate) kind: EventType,
+    /// Whether the event is about the parent of the changed znode.
+    pub(crate) on_parent: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Index into the list's watchers.
+    place: u32,
+    bits: u8,
+}
+
+/// Number of a (path, manager): twice the path's number, plus one for children.
+type ListId = u32;
+
+/// All watches of a server.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    seeded: Seeded,
+    ids: Map<Box<str>, u32>,
+    /// By path number.
+    paths: Vec<Option<Box<str>>>,
+    free: Vec<u32>,
+    /// By list number.
+    lists: Vec<Vec<Watcher>>,
+    /// By watcher.
+    held: Vec<Option<Map<ListId, Held>>>,
+    recursive: usize,
+    total: usize,
+    /// Counts firings, so that a watcher that matches several times is told once.
+    round: u64,
+    /// By watcher: the last firing that told it.
+    told: Vec<u64>,
+}
+
+/// Numbers for the `wchs` command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchSummary {
+    /// Connections that watch something.
+    pub connections: usize,
+    /// Paths that are watched.
+    pub paths: usize,
+    /// Watches in all.
+    pub total: usize,
+}
+
+impl Watches {
+    pub(crate) fn new(seed: u64) -> Watches {
+        let seeded = Seeded::new(seed);
+        Watches {
+            ids: Map::with_hasher(seeded.clone()),
+            seeded,
+            paths: Vec::new(),
+            free: Vec::new(),
+            lists: Vec::new(),
+            held: Vec::new(),
+            recursive: 0,
+            total: 0,
+            round: 0,
+            told: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Number of watches, as `mntr` counts them.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Sets a one-shot watch.
+    pub(crate) fn add_standard(&mut self, watcher: Watcher, manager: Manager, path: &str) {
+        self.add(watcher, manager, path, Mode::Standard);
+    }
+
+    /// Sets a persistent watch: on the znode and its children, or on the whole subtree.
+    pub(crate) fn add_persistent(&mut self, watcher: Watcher, path: &str, recursive: bool) {
+        if recursive {
+            self.add(watcher, Manager::Data, path, Mode::Recursive);
+        } else {
+            self.add(watcher, Manager::Data, path, Mode::Persistent);
+            self.add(watcher, Manager::Child, path, Mode::Persistent);
+        }
+    }
+
+    fn add(&mut self, watcher: Watcher, manager: Manager, path: &str, mode: Mode) {
+        let list = self.intern(path) * 2 + u32::from(manager == Manager::Child);
+        let index = watcher as usize;
+        if self.held.len() <= index {
+            self.held.resize_with(index + 1, || None);
+            self.told.resize(index + 1, 0);
+        }
+        let seeded = &self.seeded;
+        let Some(slot) = self.held.get_mut(index) else { return };
+        let mine = slot.get_or_insert_with(|| Map::with_hasher(seeded.clone()));
+        let watchers = &mut self.lists[list as usize];
+        let held = mine.entry(list).or_insert_with(|| {
+            watchers.push(watcher);
+            self.total += 1;
+            Held { place: watchers.len() as u32 - 1, bits: 0 }
+        });
+        if mode == Mode::Recursive && held.bits & mode.bit() == 0 {
+            self.recursive += 1;
+        }
+        held.bits |= mode.bit();
+    }
+
+    fn intern(&mut self, path: &str) -> u32 {
+        if let Some(id) = self.ids.get(path) {
+            return *id;
+        }
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => {
+                self.paths.push(None);
+                self.lists.push(Vec::new());
+                self.lists.push(Vec::new());
+                self.paths.len() as u32 - 1
+            }
+        };
+        self.paths[id as usize] = Some(path.into());
+        self.ids.insert(path.into(), id);
+        id
+    }
+
+    fn list(&self, manager: Manager, path: &str) -> Option<ListId> {
+        self.ids.get(path).map(|id| id * 2 + u32::from(manager == Manager::Child))
+    }
+
+    fn bits(&self, watcher: Watcher, list: ListId) -> u8 {
+        self.held.get(watcher as usize).and_then(|mine| mine.as_ref()?.get(&list)).map_or(0, |held| held.bits)
+    }
+
+    /// Whether the watcher has such a watch on exactly this path.
+    pub(crate) fn has(&self, watcher: Watcher, path: &str, kind: Kind) -> bool {
+        [Manager::Data, Manager::Child].into_iter().any(|manager| {
+            self.list(manager, path).is_some_and(|list| self.bits(watcher, list) & kind.bits(manager) != 0)
+        })
+    }
+
+    /// Removes such watches from exactly this path; tells whether there were any.
+    pub(crate) fn remove(&mut self, watcher: Watcher, path: &str, kind: Kind) -> bool {
+        let mut any = false;
+        for manager in [Manager::Data, Manager::Child] {
+            let wanted = kind.bits(manager);
+            if let Some(list) = self.list(manager, path)
+                && self.bits(watcher, list) & wanted != 0
+            {
+                any = true;
+                self.clear(watcher, list, wanted);
+            }
+        }
+        any
+    }
+
+    /// Clears modes; a watcher without modes leaves the list, and a path without watchers goes.
+    fn clear(&mut self, watcher: Watcher, list: ListId, bits: u8) {
+        let Some(Some(mine)) = self.held.get_mut(watcher as usize) else { return };
+        let Some(held) = mine.get_mut(&list) else { return };
+        if held.bits & bits & Mode::Recursive.bit() != 0 {
+            self.recursive -= 1;
+        }
+        held.bits &= !bits;
+        if held.bits != 0 {
+            return;
+        }
+        let place = held.place;
+        mine.remove(&list);
+        if mine.is_empty() {
+            self.held[watcher as usize] = None;
+        }
+        self.leave(list, place);
+    }
+
+    fn leave(&mut self, list: ListId, place: u32) {
+        self.total -= 1;
+        let watchers = &mut self.lists[list as usize];
+        watchers.swap_remove(place as usize);
+        if let Some(moved) = watchers.get(place as usize).copied()
+            && let Some(Some(map)) = self.held.get_mut(moved as usize)
+            && let Some(held) = map.get_mut(&list)
+        {
+            held.place = place;
+        }
+        let id = list / 2;
+        let (data, child) = (id as usize * 2, id as usize * 2 + 1);
+        if self.lists[data].is_empty() && self.lists[child].is_empty() {
+            self.lists[data] = Vec::new();
+            self.lists[child] = Vec::new();
+            if let Some(path) = self.paths[id as usize].take() {
+                self.ids.remove(&path);
+            }
+            self.free.push(id);
+        }
+    }
+
+    /// Frees everything that a connection watches.
+    pub(crate) fn drop_watcher(&mut self, watcher: Watcher) {
+        let Some(mine) = self.held.get_mut(watcher as usize).and_then(Option::take) else { return };
+        for (list, held) in mine {
+            if held.bits & Mode::Recursive.bit() != 0 {
+                self.recursive -= 1;
+            }
+            self.leave(list, held.place);
+        }
+    }
+
+    /// Whom a change concerns, in the order in which they must hear of it. One-shot watches are used up.
+    pub(crate) fn trigger(&mut self, change: &Change, out: &mut Vec<Notice>) {
+        let path = &*change.path;
+        match change.kind {
+            ChangeKind::Created => {
+                self.fire(Manager::Data, path, EventType::NodeCreated, false, out);
+            }
+            ChangeKind::Deleted => {
+                self.fire(Manager::Data, path, EventType::NodeDeleted, false, out);
+                let told = out.len();
+                self.fire(Manager::Child, path, EventType::NodeDeleted, false, out);
+                forget_the_told(out, told);
+            }
+            ChangeKind::DataChanged => {
+                self.fire(Manager::Data, path, EventType::NodeDataChanged, false, out);
+                return;
+            }
+        }
+        if let Some(parent) = path::parent(path) {
+            self.fire(Manager::Child, parent, EventType::NodeChildrenChanged, true, out);
+        }
+    }
+
+    fn fire(
+        &mut self,
+        manager: Manager,
+        path: &str,
+        kind: EventType,
+        on_parent: bool,
+        out: &mut Vec<Notice>,
+    ) {
+        self.round += 1;
+        if let Some(list) = self.list(manager, path) {
+            let watchers = self.lists[list as usize].clone();
+            for watcher in watchers {
+                self.told[watcher as usize] = self.round;
+                out.push(Notice { watcher, kind, on_parent });
+                if self.bits(watcher, list) & Mode::Standard.bit() != 0 {
+                    self.clear(watcher, list, Mode::Standard.bit());
+                }
+            }
+        }
+        if self.recursive == 0 || manager == Manager::Child {
+            return;
+        }
+        let mut at = path;
+        while at != "/"
+            && let Some(parent) = path::parent(at)
+        {
+            at = parent;
+            let Some(list) = self.list(Manager::Data, at) else { continue };
+            for &watcher in &self.lists[list as usize] {
+                if self.bits(watcher, list) & Mode::Recursive.bit() != 0
+                    && std::mem::replace(&mut self.told[watcher as usize], self.round) != self.round
+                {
+                    out.push(Notice { watcher, kind, on_parent });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn summary(&self) -> WatchSummary {
+        WatchSummary {
+            connections: self.held.iter().flatten().count(),
+            paths: self.ids.len(),
+            total: self.total,
+        }
+    }
+
+    /// Every watched path with its watchers, by path.
+    pub(crate) fn by_path(&self) -> Vec<(String, Vec<Watcher>)> {
+        let mut all: Vec<(String, Vec<Watcher>)> = Vec::new();
+        for (path, id) in &self.ids {
+            let mut watchers = self.lists[*id as usize * 2].clone();
+            watchers.extend(&self.lists[*id as usize * 2 + 1]);
+            watchers.sort_unstable();
+            watchers.dedup();
+            all.push((path.to_string(), watchers));
+        }
+        all.sort_unstable();
+        all
+    }
+}
+
+/// A connection that heard of a deletion through its data watch does not hear of it through its child watch.
+fn forget_the_told(out: &mut Vec<Notice>, told: usize) {
+    let mut before: Vec<Watcher> = out.iter().take(told).map(|notice| notice.watcher).collect();
+    before.sort_unstable();
+    let mut at = 0;
+    out.retain(|notice| {
+        at += 1;
+        at <= told || before.binary_search(&notice.watcher).is_err()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(kind: ChangeKind, path: &str) -> Change {
+        Change { kind, path: path.to_owned(), acl: None, parent_acl: None }
+    }
+
+    fn fire(watches: &mut Watches, kind: ChangeKind, path: &str) -> Vec<(Watcher, EventType, bool)> {
+        let mut out = Vec::new();
+        watches.trigger(&change(kind, path), &mut out);
+        out.sort_by_key(|n| (n.on_parent, n.watcher));
+        out.into_iter().map(|n| (n.watcher, n.kind, n.on_parent)).collect()
+    }
+
+    #[test]
+    fn one_shot_watches_fire_once() {
+        let mut w = Watches::new(1);
+        w.add_standard(1, Manager::Data, "/a");
+        w.add_standard(1, Manager::Data, "/a");
+        w.add_standard(2, Manager::Child, "/");
+        assert_eq!(
+            fire(&mut w, ChangeKind::Created, "/a"),
+            [(1, EventType::NodeCreated, false), (2, EventType::NodeChildrenChanged, true)]
+        );
+        assert_eq!(fire(&mut w, ChangeKind::Deleted, "/a"), []);
+        assert!(w.is_empty() && w.ids.is_empty());
+    }
+
+    #[test]
+    fn deletion_is_told_once_to_data_and_child_watchers() {
+        let mut w = Watches::new(1);
+        w.add_standard(1, Manager::Data, "/a");
+        w.add_standard(1, Manager::Child, "/a");
+        w.add_standard(2, Manager::Child, "/a");
+        let told = fire(&mut w, ChangeKind::Deleted, "/a");
+        assert_eq!(told, [(1, EventType::NodeDeleted, false), (2, EventType::NodeDeleted, false)]);
+        assert!(w.is_empty());
+    }
+
+    #[test]
+    fn modes_live_side_by_side() {
+        let mut w = Watches::new(1);
+        w.add_persistent(1, "/a", false);
+        w.add_standard(1, Manager::Data, "/a");
+        w.add_persistent(1, "/a", true);
+        assert!(
+            w.has(1, "/a", Kind::Data) && w.has(1, "/a", Kind::Recursive) && !w.has(1, "/a", Kind::Children)
+        );
+        assert_eq!(fire(&mut w, ChangeKind::DataChanged, "/a").len(), 1, "matched twice, told once");
+        assert!(!w.has(1, "/a", Kind::Data) && w.has(1, "/a", Kind::Persistent));
+        assert!(w.remove(1, "/a", Kind::Persistent) && !w.remove(1, "/a", Kind::Persistent));
+        assert_eq!(fire(&mut w, ChangeKind::Created, "/a/b/c"), [(1, EventType::NodeCreated, false)]);
+        assert!(w.remove(1, "/a", Kind::Any));
+        assert_eq!((w.total(), w.recursive), (0, 0));
+    }
+
+    #[test]
+    fn recursive_never_hears_of_children_lists() {
+        let mut w = Watches::new(1);
+        w.add_persistent(1, "/", true);
+        assert_eq!(fire(&mut w, ChangeKind::Created, "/a"), [(1, EventType::NodeCreated, false)]);
+    }
+
+    #[test]
+    fn everything_goes_with_its_watcher() {
+        let mut w = Watches::new(1);
+        for i in 0..100 {
+            for watcher in 0..10 {
+                w.add_standard(watcher, Manager::Data, &format!("/{i}"));
+                w.add_persistent(watcher, &format!("/{i}"), watcher % 2 == 0);
+            }
+        }
+        assert_eq!(w.summary(), WatchSummary { connections: 10, paths: 100, total: 1500 });
+        for watcher in [3, 0, 9, 1, 2, 8, 4, 7, 5, 6] {
+            w.drop_watcher(watcher);
+        }
+        assert_eq!((w.total(), w.recursive, w.ids.len()), (0, 0, 0));
+        assert_eq!(w.free.len(), 100);
+    }
+}
