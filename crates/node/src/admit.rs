@@ -51,10 +51,7 @@ impl Node {
         if self.settings.enforced_schemes.is_some() && !self.is_authenticated(id) {
             return self.reply_in_turn(
                 id,
-                header.xid,
-                None,
-                ErrorCode::SESSIONCLOSEDREQUIRESASLAUTH,
-                true,
+                Notice::last(header.xid, Zxid::ZERO, ErrorCode::SESSIONCLOSEDREQUIRESASLAUTH),
                 fx,
             );
         }

@@ -119,14 +119,7 @@ impl Conn {
 
     /// Counts an answer, and what `cons` shows of it.
     #[inline]
-    pub(crate) fn answered(
-        &mut self,
-        op: Option<OpCode>,
-        xid: Xid,
-        zxid: Zxid,
-        latency_ms: u64,
-        now_ms: u64,
-    ) {
+    pub(crate) fn answered(&mut self, call: Call, zxid: Zxid, latency_ms: u64, now_ms: u64) {
         self.counts.answer(latency_ms);
         self.counts.sent += 1;
         self.last_op = four_letters(call.op);

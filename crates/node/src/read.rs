@@ -5,8 +5,7 @@
 use std::borrow::Cow;
 
 use oxkeeper_proto::{
-    ErrorCode, EventType, OpCode, OpResult, Reader, Reply, Request, SetWatches, WatcherEvent, Xid, Zxid,
-    perms,
+    ErrorCode, EventType, OpResult, Reader, Reply, Request, SetWatches, WatcherEvent, Xid, Zxid, perms,
 };
 use oxkeeper_tree::{NodeRef, Tree, acl};
 
