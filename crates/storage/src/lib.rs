@@ -1,0 +1,25 @@
+//! The transaction log, snapshots and recovery, byte for byte as ZooKeeper keeps them, over a small [`Disk`].
+//!
+//! Synchronous, on whichever thread calls it. It does not know the tree: it frames and seals records that it
+//! is given, and gives them back. Start with [`TxnLog`] and [`LogReader`]; [`SnapshotWriter`] and
+//! [`SnapshotReader`] are their like for snapshots.
+
+mod directory;
+mod disk;
+mod error;
+mod logread;
+pub mod names;
+pub mod purge;
+mod snapread;
+mod snapwrite;
+mod txnlog;
+mod xerial;
+
+pub use directory::{Directories, DirectoryLock};
+pub use disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
+pub use error::StorageError;
+pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut};
+pub use names::Compression;
+pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates};
+pub use snapwrite::SnapshotWriter;
+pub use txnlog::{LogOptions, SnapshotTrigger, TxnLog, prepare};

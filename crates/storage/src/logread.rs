@@ -1,0 +1,470 @@
+//! Reads the log back, and tells a write that was cut short from damage to what was acknowledged.
+//!
+//! Where Java ends a file silently at several kinds of damage, this refuses: see the table at
+//! [`LogReader::next_record`]. Source: `FileTxnLog.FileTxnIterator`, 3.9.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oxkeeper_proto::Zxid;
+use tracing::warn;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::StorageError;
+use crate::names;
+use crate::txnlog::{END_OF_RECORD, FILE_HEADER, RECORD_HEADER, adler};
+
+/// Bytes that one batch can hold: what lies behind a broken record within this window may never have been
+/// synced, so it may never have been acknowledged.
+const BATCH_WINDOW: u64 = 4 << 20;
+const CHUNK: usize = 1 << 20;
+
+/// What limits reading.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimits {
+    /// The longest record: `jute.maxbuffer` and its extra.
+    pub record_bytes_max: usize,
+}
+
+/// One record of the log.
+#[derive(Debug)]
+pub struct LogRecord<'a> {
+    /// Its zxid.
+    pub zxid: Zxid,
+    /// What was appended.
+    pub payload: &'a [u8],
+}
+
+/// Where the last file ends in a record that was never whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tear {
+    /// The file.
+    pub path: PathBuf,
+    /// Where the broken record begins.
+    pub offset: u64,
+}
+
+/// Reads all records from a zxid on, file after file.
+#[derive(Debug)]
+pub struct LogReader {
+    disk: Arc<dyn Disk>,
+    limits: ReadLimits,
+    from: Zxid,
+    /// Files to come, the next one last.
+    files: Vec<(Zxid, PathBuf)>,
+    current: Option<Scan>,
+    last: Option<Zxid>,
+    tear: Option<Tear>,
+}
+
+impl LogReader {
+    /// A reader of the records after `after` in `dir`: the files that begin later, and the newest one that
+    /// does not.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn after(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        after: Zxid,
+        limits: ReadLimits,
+    ) -> Result<LogReader, StorageError> {
+        let entries = disk.list(dir).map_err(|error| StorageError::io("listing", dir, error))?;
+        let mut logs: Vec<(Zxid, PathBuf)> = entries
+            .iter()
+            .filter_map(|entry| Some((names::parse_log(&entry.name)?, dir.join(&entry.name))))
+            .collect();
+        logs.sort();
+        let from = Zxid(after.0 + 1);
+        let newest_before = logs.iter().rposition(|(first, _)| *first < from).unwrap_or(0);
+        let mut files = logs.split_off(newest_before);
+        files.reverse();
+        Ok(LogReader { disk, limits, from, files, current: None, last: None, tear: None })
+    }
+
+    /// Where the log was found torn, once everything is read. The tear must be cut before Java starts on it.
+    #[must_use]
+    pub fn tear(&self) -> Option<&Tear> {
+        self.tear.as_ref()
+    }
+
+    /// The next record.
+    ///
+    /// | found | in the last file | in an earlier one |
+    /// |---|---|---|
+    /// | zeros to the end | end | end |
+    /// | a broken record, then at most one batch | torn: ends before it, see [`LogReader::tear`] | as a gap |
+    /// | a broken record, then more | refused | refused |
+    /// | a good checksum, a wrong end mark | kept | kept |
+    /// | zxids of one epoch with a gap | refused | refused |
+    /// | no bytes at all | ends | refused |
+    ///
+    /// # Errors
+    /// What was acknowledged is damaged, or the disk failed.
+    pub fn next_record(&mut self) -> Result<Option<LogRecord<'_>>, StorageError> {
+        loop {
+            if self.current.is_none() && !self.open_next()? {
+                return Ok(None);
+            }
+            let limits = self.limits;
+            let Some(scan) = &mut self.current else { return Ok(None) };
+            match scan.advance(limits)? {
+                Found::Record(zxid) if zxid < self.from => {}
+                Found::Record(zxid) => {
+                    self.check_order(zxid)?;
+                    break;
+                }
+                Found::End => self.current = None,
+                Found::Broken(what) => {
+                    let tear = Tear { path: scan.path.clone(), offset: scan.record_at };
+                    scan.check_window(&what)?;
+                    // Behind an earlier file the next one must go on without a gap, which is checked there.
+                    if self.files.is_empty() {
+                        warn!(
+                            "{} ends in a torn record at offset {}: {what}",
+                            tear.path.display(),
+                            tear.offset
+                        );
+                        self.tear = Some(tear);
+                    }
+                    self.current = None;
+                }
+            }
+        }
+        let Some(scan) = &self.current else { return Ok(None) };
+        Ok(Some(LogRecord { zxid: scan.zxid, payload: scan.payload() }))
+    }
+
+    fn open_next(&mut self) -> Result<bool, StorageError> {
+        let Some((_, path)) = self.files.pop() else { return Ok(false) };
+        let file =
+            self.disk.open_to_read(&path).map_err(|error| StorageError::io("opening", &path, error))?;
+        let size = file.size().map_err(|error| StorageError::io("reading", &path, error))?;
+        if size == 0 && self.files.is_empty() {
+            // Java 3.9 removes such a file; a new log of the same name replaces it.
+            warn!("{} is empty", path.display());
+            self.tear = Some(Tear { path, offset: 0 });
+            return Ok(false);
+        }
+        let mut scan = Scan::new(file, path, size);
+        scan.check_header()?;
+        self.current = Some(scan);
+        Ok(true)
+    }
+
+    /// Java 3.9 refuses a gap, and rightly: something acknowledged is missing.
+    fn check_order(&mut self, zxid: Zxid) -> Result<(), StorageError> {
+        let before = self.last.replace(zxid).unwrap_or(Zxid(self.from.0 - 1));
+        let follows = zxid == before || zxid.0 == before.0 + 1 || zxid.epoch() > before.epoch();
+        if follows {
+            return Ok(());
+        }
+        let (path, offset) = match &self.current {
+            Some(scan) => (scan.path.clone(), scan.record_at),
+            None => (PathBuf::new(), 0),
+        };
+        let what = format!("transaction {zxid} follows {before}: transactions between them are missing");
+        Err(StorageError::damaged(&path, offset, what))
+    }
+}
+
+enum Found {
+    Record(Zxid),
+    End,
+    Broken(String),
+}
+
+/// One file, read forward.
+#[derive(Debug)]
+struct Scan {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    size: u64,
+    buf: Vec<u8>,
+    /// Offset in the file of the first byte in `buf`.
+    buf_at: u64,
+    record_at: u64,
+    next_at: u64,
+    zxid: Zxid,
+    payload_len: usize,
+}
+
+impl Scan {
+    fn new(file: Box<dyn DiskFile>, path: PathBuf, size: u64) -> Scan {
+        let start = FILE_HEADER.len() as u64;
+        Scan {
+            file,
+            path,
+            size,
+            buf: Vec::new(),
+            buf_at: 0,
+            record_at: start,
+            next_at: start,
+            zxid: Zxid::ZERO,
+            payload_len: 0,
+        }
+    }
+
+    fn check_header(&mut self) -> Result<(), StorageError> {
+        let magic = self.bytes(0, 4)?;
+        if magic.len() < 4 || self.size < FILE_HEADER.len() as u64 {
+            return Err(StorageError::damaged(&self.path, 0, "the file is shorter than a log's header"));
+        }
+        if self.bytes(0, 4)? != b"ZKLG" {
+            return Err(StorageError::damaged(
+                &self.path,
+                0,
+                "has invalid magic number: this is no transaction log",
+            ));
+        }
+        Ok(())
+    }
+
+    /// At most `len` bytes at `at`; fewer at the end of the file.
+    fn bytes(&mut self, at: u64, len: usize) -> Result<&[u8], StorageError> {
+        let from = at.checked_sub(self.buf_at).and_then(|from| usize::try_from(from).ok());
+        let there = from.is_some_and(|from| from + len <= self.buf.len());
+        if !there {
+            let want =
+                len.max(CHUNK).min(usize::try_from(self.size.saturating_sub(at)).unwrap_or(usize::MAX));
+            self.buf.resize(want, 0);
+            let mut filled = 0;
+            while filled < want {
+                let part = self.buf.get_mut(filled..).unwrap_or_default();
+                let read = self.file.read_at(part, at + filled as u64);
+                match read.map_err(|error| StorageError::io("reading", &self.path, error))? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            self.buf.truncate(filled);
+            self.buf_at = at;
+        }
+        let from = usize::try_from(at - self.buf_at).unwrap_or(usize::MAX);
+        let to = from.saturating_add(len).min(self.buf.len());
+        Ok(self.buf.get(from.min(to)..to).unwrap_or_default())
+    }
+
+    fn payload(&self) -> &[u8] {
+        let from =
+            usize::try_from(self.record_at - self.buf_at).unwrap_or(usize::MAX).saturating_add(RECORD_HEADER);
+        self.buf.get(from..from.saturating_add(self.payload_len)).unwrap_or_default()
+    }
+
+    fn advance(&mut self, limits: ReadLimits) -> Result<Found, StorageError> {
+        self.record_at = self.next_at;
+        let at = self.record_at;
+        let header = self.bytes(at, RECORD_HEADER)?;
+        let Some(header) = header.first_chunk::<RECORD_HEADER>() else {
+            let blank = header.iter().all(|b| *b == 0);
+            return Ok(if blank { Found::End } else { Found::Broken("the header is cut short".into()) });
+        };
+        let [_, _, _, _, c0, c1, c2, c3, l0, l1, l2, l3] = *header;
+        let checksum = u32::from_be_bytes([c0, c1, c2, c3]);
+        let len = i32::from_be_bytes([l0, l1, l2, l3]);
+        if header.iter().all(|b| *b == 0) {
+            return match self.last_nonzero(at)? {
+                None => Ok(Found::End),
+                Some(_) => Ok(Found::Broken("bytes behind what should be the end".into())),
+            };
+        }
+        let payload_len = match usize::try_from(len) {
+            Ok(n) if (32..=limits.record_bytes_max).contains(&n) => n,
+            _ => return Ok(Found::Broken(format!("Unreasonable length = {len}"))),
+        };
+        let whole = RECORD_HEADER + payload_len + 1;
+        let record = self.bytes(at, whole)?;
+        let Some(payload) = record.get(RECORD_HEADER..whole - 1).filter(|_| record.len() == whole) else {
+            return Ok(Found::Broken("the record is cut short".into()));
+        };
+        if adler(payload) != checksum {
+            return Ok(Found::Broken("CRC check failed".into()));
+        }
+        let zxid = payload.get(12..20).and_then(|b| b.first_chunk()).map(|b| Zxid(i64::from_be_bytes(*b)));
+        if record.get(whole - 1) != Some(&END_OF_RECORD) {
+            warn!(
+                "{}: the record at {at} has a valid checksum and a wrong end mark; kept",
+                self.path.display()
+            );
+        }
+        self.zxid = zxid.unwrap_or(Zxid::ZERO);
+        self.payload_len = payload_len;
+        self.next_at = at + whole as u64;
+        Ok(Found::Record(self.zxid))
+    }
+
+    /// The offset of the last byte after `from` that is not zero.
+    fn last_nonzero(&mut self, from: u64) -> Result<Option<u64>, StorageError> {
+        let mut last = None;
+        let mut at = from;
+        while at < self.size {
+            let chunk = self.bytes(at, CHUNK)?;
+            if chunk.is_empty() {
+                break;
+            }
+            if let Some(i) = chunk.iter().rposition(|b| *b != 0) {
+                last = Some(at + i as u64);
+            }
+            at += chunk.len() as u64;
+        }
+        Ok(last)
+    }
+
+    /// Refuses if there is more behind the broken record than one batch can hold.
+    fn check_window(&mut self, what: &str) -> Result<(), StorageError> {
+        let at = self.record_at;
+        let end = self.last_nonzero(at)?.unwrap_or(at);
+        if end - at > BATCH_WINDOW {
+            let what = format!(
+                "{what}, and {} bytes of later records follow: acknowledged transactions are damaged. Restore the \
+                 file from a backup, or let this server fetch a snapshot from the ensemble",
+                end - at
+            );
+            return Err(StorageError::damaged(&self.path, at, what));
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a torn record off, so that Java can start on the log as well.
+///
+/// # Errors
+/// The disk failed.
+pub fn cut(disk: &dyn Disk, tear: &Tear) -> Result<(), StorageError> {
+    let failed = |error| StorageError::io("cutting", &tear.path, error);
+    if tear.offset <= FILE_HEADER.len() as u64 {
+        return disk.remove(&tear.path).map_err(failed);
+    }
+    let mut file = disk.open(&tear.path).map_err(failed)?;
+    file.set_size(tear.offset).map_err(failed)?;
+    file.sync_data().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use crate::txnlog::{LogOptions, TxnLog};
+
+    const LIMITS: ReadLimits = ReadLimits { record_bytes_max: 2 << 20 };
+
+    fn payload(zxid: i64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![7; len.max(32)];
+        bytes[12..20].copy_from_slice(&zxid.to_be_bytes());
+        bytes
+    }
+
+    fn written(batches: &[(i64, i64)], len: usize) -> MemoryDisk {
+        let disk = MemoryDisk::default();
+        for batch in batches {
+            let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+            let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
+            for zxid in batch.0..batch.1 {
+                log.append(Zxid(zxid), &payload(zxid, len));
+            }
+            log.commit().unwrap();
+        }
+        disk
+    }
+
+    fn read(disk: &MemoryDisk, after: i64) -> Result<(Vec<i64>, Option<Tear>), StorageError> {
+        let mut reader = LogReader::after(Arc::new(disk.clone()), Path::new("/d"), Zxid(after), LIMITS)?;
+        let mut all = Vec::new();
+        while let Some(record) = reader.next_record()? {
+            assert_eq!(record.payload[12..20], record.zxid.0.to_be_bytes());
+            all.push(record.zxid.0);
+        }
+        Ok((all, reader.tear().cloned()))
+    }
+
+    fn edit(disk: &MemoryDisk, name: &str, with: impl FnOnce(&mut Vec<u8>)) {
+        let path = Path::new("/d").join(name);
+        let mut file = disk.open(&path).unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        with(&mut bytes);
+        file.set_size(0).unwrap();
+        file.write_at(&bytes, 0).unwrap();
+    }
+
+    #[test]
+    fn reads_across_files_from_where_it_is_asked() {
+        let disk = written(&[(1, 5), (5, 9), (9, 12)], 50);
+        for after in 0..11 {
+            let (all, tear) = read(&disk, after).unwrap();
+            assert_eq!((all, tear), (((after + 1)..12).collect(), None));
+        }
+    }
+
+    #[test]
+    fn every_truncation_of_the_last_file_keeps_the_prefix() {
+        let whole = written(&[(1, 4), (4, 7)], 40);
+        let path = Path::new("/d/log.4");
+        let size = whole.open(path).unwrap().size().unwrap();
+        for cut_at in 16..size {
+            let disk = written(&[(1, 4), (4, 7)], 40);
+            disk.open(path).unwrap().set_size(cut_at).unwrap();
+            let (all, tear) = read(&disk, 0).unwrap();
+            let kept = 3 + (cut_at - 16) as i64 / 53;
+            assert_eq!(all, (1..=kept).collect::<Vec<_>>(), "cut at {cut_at}");
+            if let Some(tear) = tear {
+                cut(&disk, &tear).unwrap();
+                assert_eq!(read(&disk, 0).unwrap(), ((1..=kept).collect(), None));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_in_the_last_batch_is_a_tear_and_none_is_served() {
+        let whole = written(&[(1, 4)], 40);
+        let size = whole.open(Path::new("/d/log.1")).unwrap().size().unwrap();
+        for at in 16..size as usize {
+            let disk = written(&[(1, 4)], 40);
+            edit(&disk, "log.1", |bytes| bytes[at] ^= 0x55);
+            let (all, _) = read(&disk, 0).unwrap();
+            let broken = (at as i64 - 16) / 53 + 1;
+            let end_mark = (at - 16) % 53 == 52 || (at - 16) % 53 < 4;
+            let expected = if end_mark && all.len() == 3 { 3 } else { broken - 1 };
+            assert_eq!(all, (1..=expected).collect::<Vec<_>>(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn damage_before_more_than_a_batch_is_refused_by_name() {
+        let disk = written(&[(1, 101)], 100_000);
+        edit(&disk, "log.1", |bytes| bytes[16 + 5000] ^= 1);
+        let error = read(&disk, 0).unwrap_err().to_string();
+        assert!(error.contains("/d/log.1 is damaged at offset 16") && error.contains("CRC"), "{error}");
+    }
+
+    #[test]
+    fn torn_earlier_file_is_fine_only_if_nothing_is_missing() {
+        let disk = written(&[(1, 4), (4, 6)], 40);
+        edit(&disk, "log.1", |bytes| bytes.extend([1, 2, 3]));
+        assert_eq!(read(&disk, 0).unwrap().0, [1, 2, 3, 4, 5]);
+        edit(&disk, "log.1", |bytes| bytes.truncate(16 + 53 + 20));
+        let error = read(&disk, 0).unwrap_err().to_string();
+        assert!(error.contains("0x4 follows 0x1"), "{error}");
+    }
+
+    #[test]
+    fn zeros_end_a_file_and_anything_behind_them_counts() {
+        let disk = written(&[(1, 3)], 40);
+        edit(&disk, "log.1", |bytes| bytes.extend([0; 5000]));
+        assert_eq!(read(&disk, 0).unwrap(), (vec![1, 2], None));
+        edit(&disk, "log.1", |bytes| bytes.resize(6 << 20, 0));
+        edit(&disk, "log.1", |bytes| bytes.push(1));
+        assert!(read(&disk, 0).is_err(), "bytes far behind the end");
+    }
+
+    #[test]
+    fn empty_and_headless_files() {
+        let disk = written(&[(1, 3)], 40);
+        disk.create(Path::new("/d/log.3")).unwrap();
+        let (all, tear) = read(&disk, 0).unwrap();
+        assert_eq!(all, [1, 2]);
+        cut(&disk, &tear.unwrap()).unwrap();
+        edit(&disk, "log.1", |bytes| bytes[0] = b'X');
+        assert!(read(&disk, 0).unwrap_err().to_string().contains("magic"));
+    }
+}

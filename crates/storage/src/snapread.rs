@@ -1,0 +1,379 @@
+//! Reads snapshots, record by record, and believes none whose seals do not fit.
+//!
+//! Source: `FileSnap.deserialize`, `SnapStream.isValidSnapshot`, 3.9.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::read::GzDecoder;
+use oxkeeper_proto::{AclList, Reader, SessionId, Zxid};
+use simd_adler32::Adler32;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::StorageError;
+use crate::names::{self, Compression};
+use crate::snapwrite::FILE_HEADER;
+use crate::xerial;
+
+/// How much is asked of the file at once.
+const CHUNK: usize = 1 << 18;
+/// Bytes of a stored stat.
+const STAT: usize = 60;
+/// How many of the newest files are looked at.
+const CANDIDATES_MAX: usize = 100;
+
+/// A file that may be a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The zxid in its name.
+    pub zxid: Zxid,
+    /// How it is packed.
+    pub compression: Compression,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// A record of a snapshot, borrowed from the reader until the next one is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SnapshotItem<'a> {
+    /// An open session.
+    Session(SessionId, i32),
+    /// An access control list, encoded with its count, under its number.
+    Acl(i64, &'a [u8]),
+    /// A znode.
+    Node {
+        /// Its path, empty for the root.
+        path: &'a [u8],
+        /// Its data.
+        data: Option<&'a [u8]>,
+        /// Number of its list.
+        acl: i64,
+        /// The 60 bytes of its stat.
+        stat: &'a [u8],
+    },
+}
+
+/// What stands behind the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotTail {
+    /// The digest: of which zxid, in which version, and its value.
+    pub digest: Option<(Zxid, i32, i64)>,
+    /// The newest zxid, as 3.9 writes it.
+    pub last_zxid: Option<Zxid>,
+}
+
+/// The snapshots of a directory that look complete, newest first.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn candidates(disk: &dyn Disk, dir: &Path) -> Result<Vec<Candidate>, StorageError> {
+    let entries = disk.list(dir).map_err(|error| StorageError::io("listing", dir, error))?;
+    let mut all: Vec<Candidate> = entries
+        .iter()
+        .filter_map(|entry| {
+            let (zxid, compression) = names::parse_snapshot(&entry.name)?;
+            Some(Candidate { zxid, compression, path: dir.join(&entry.name) })
+        })
+        .collect();
+    all.sort_by_key(|candidate| std::cmp::Reverse(candidate.zxid));
+    all.retain(|candidate| looks_complete(disk, candidate));
+    all.truncate(CANDIDATES_MAX);
+    Ok(all)
+}
+
+/// A cheap look: the end mark of a plain file, the magic of a packed one.
+fn looks_complete(disk: &dyn Disk, candidate: &Candidate) -> bool {
+    let Ok(file) = disk.open_to_read(&candidate.path) else { return false };
+    let size = file.size().unwrap_or(0);
+    let read = |at: u64, expected: &[u8]| {
+        let mut found = vec![0; expected.len()];
+        file.read_at(&mut found, at).is_ok_and(|n| n == expected.len()) && found == expected
+    };
+    match candidate.compression {
+        Compression::None => size >= 10 && read(size - 5, &[0, 0, 0, 1, b'/']),
+        Compression::Gzip => read(0, &[0x1f, 0x8b]),
+        Compression::Snappy => read(0, &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0]),
+    }
+}
+
+/// Reads one snapshot.
+pub struct SnapshotReader {
+    stream: Stream,
+    stage: Stage,
+    tail: SnapshotTail,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Sessions(i32),
+    Acls(i32),
+    Nodes,
+    Done,
+}
+
+impl SnapshotReader {
+    /// Opens a snapshot and looks at its header. No field may be longer than `field_bytes_max`.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no snapshot.
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        candidate: &Candidate,
+        field_bytes_max: usize,
+    ) -> Result<SnapshotReader, StorageError> {
+        let path = &candidate.path;
+        let file = disk.open_to_read(path).map_err(|error| StorageError::io("opening", path, error))?;
+        let source = FileSource { file, at: 0 };
+        let source: Box<dyn Read + Send> = match candidate.compression {
+            Compression::None => Box::new(source),
+            Compression::Gzip => Box::new(GzDecoder::new(source)),
+            Compression::Snappy => Box::new(xerial::Decoder::new(source)),
+        };
+        let mut stream = Stream {
+            source,
+            path: path.clone(),
+            buf: Vec::new(),
+            at: 0,
+            summed: 0,
+            offset: 0,
+            adler: Adler32::new(),
+            field_bytes_max,
+        };
+        if stream.need(FILE_HEADER.len())? != FILE_HEADER {
+            let header = stream.need(FILE_HEADER.len())?.to_vec();
+            if !header.starts_with(&FILE_HEADER[..8]) {
+                return Err(stream.damaged("this is no snapshot of version 2"));
+            }
+        }
+        stream.skip(FILE_HEADER.len());
+        let sessions = stream.int()?;
+        Ok(SnapshotReader { stream, stage: Stage::Sessions(sessions), tail: SnapshotTail::default() })
+    }
+
+    /// The next record; `None` when all have come and every seal was found right.
+    ///
+    /// # Errors
+    /// The file is damaged or cannot be read.
+    pub fn next_item(&mut self) -> Result<Option<SnapshotItem<'_>>, StorageError> {
+        loop {
+            match self.stage {
+                Stage::Sessions(left) if left > 0 => {
+                    self.stage = Stage::Sessions(left - 1);
+                    let id = SessionId(self.stream.long()?);
+                    return Ok(Some(SnapshotItem::Session(id, self.stream.int()?)));
+                }
+                Stage::Sessions(_) => self.stage = Stage::Acls(self.stream.int()?),
+                Stage::Acls(left) if left > 0 => {
+                    self.stage = Stage::Acls(left - 1);
+                    let id = self.stream.long()?;
+                    return Ok(Some(SnapshotItem::Acl(id, self.stream.acls()?)));
+                }
+                Stage::Acls(_) => self.stage = Stage::Nodes,
+                Stage::Nodes => {
+                    if self.stream.at_end_mark()? {
+                        self.stream.skip(5);
+                        self.tail = self.stream.tail()?;
+                        self.stage = Stage::Done;
+                        return Ok(None);
+                    }
+                    return self.stream.node().map(Some);
+                }
+                Stage::Done => return Ok(None),
+            }
+        }
+    }
+
+    /// What stood behind the records, once all have come.
+    #[must_use]
+    pub fn tail(&self) -> SnapshotTail {
+        self.tail
+    }
+}
+
+impl std::fmt::Debug for SnapshotReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotReader").field("path", &self.stream.path).field("stage", &self.stage).finish()
+    }
+}
+
+#[derive(Debug)]
+struct FileSource {
+    file: Box<dyn DiskFile>,
+    at: u64,
+}
+
+impl Read for FileSource {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// The unpacked bytes, with the running checksum over all that is consumed.
+struct Stream {
+    source: Box<dyn Read + Send>,
+    path: PathBuf,
+    buf: Vec<u8>,
+    /// Consumed up to here.
+    at: usize,
+    /// In the checksum up to here.
+    summed: usize,
+    /// Offset of the buffer's start in the unpacked file.
+    offset: u64,
+    adler: Adler32,
+    field_bytes_max: usize,
+}
+
+impl Stream {
+    fn damaged(&self, what: impl Into<String>) -> StorageError {
+        StorageError::damaged(&self.path, self.offset + self.at as u64, what)
+    }
+
+    /// Makes sure that `n` bytes are in the buffer; false at the end of the file.
+    fn fill(&mut self, n: usize) -> Result<bool, StorageError> {
+        while self.buf.len() - self.at < n {
+            if self.at > CHUNK {
+                self.sum();
+                self.buf.drain(..self.at);
+                self.offset += self.at as u64;
+                self.at = 0;
+                self.summed = 0;
+            }
+            let len = self.buf.len();
+            // Grows as bytes come, never by what a length claims.
+            self.buf.resize(len + CHUNK, 0);
+            let read = self.source.read(self.buf.get_mut(len..).unwrap_or_default());
+            let n = match read {
+                Ok(n) => n,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::InvalidData
+                            | std::io::ErrorKind::UnexpectedEof
+                            | std::io::ErrorKind::InvalidInput
+                    ) =>
+                {
+                    self.buf.truncate(len);
+                    return Err(self.damaged(format!("cannot be unpacked: {error}")));
+                }
+                Err(error) => return Err(StorageError::io("reading", &self.path, error)),
+            };
+            self.buf.truncate(len + n);
+            if n == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn need(&mut self, n: usize) -> Result<&[u8], StorageError> {
+        if !self.fill(n)? {
+            return Err(self.damaged("the file ends too early"));
+        }
+        Ok(self.buf.get(self.at..self.at + n).unwrap_or_default())
+    }
+
+    fn skip(&mut self, n: usize) {
+        self.at += n;
+    }
+
+    fn sum(&mut self) {
+        self.adler.write(self.buf.get(self.summed..self.at).unwrap_or_default());
+        self.summed = self.at;
+    }
+
+    fn int(&mut self) -> Result<i32, StorageError> {
+        let value = self.need(4)?.first_chunk().map_or(0, |b| i32::from_be_bytes(*b));
+        self.skip(4);
+        Ok(value)
+    }
+
+    fn long(&mut self) -> Result<i64, StorageError> {
+        let value = self.need(8)?.first_chunk().map_or(0, |b| i64::from_be_bytes(*b));
+        self.skip(8);
+        Ok(value)
+    }
+
+    /// The length of the buffer at `ahead` bytes from here, -1 for null.
+    fn length(&mut self, ahead: usize) -> Result<Option<usize>, StorageError> {
+        let bytes = self.need(ahead + 4)?.get(ahead..).and_then(|b| b.first_chunk().copied());
+        let len = bytes.map_or(0, i32::from_be_bytes);
+        match usize::try_from(len) {
+            Ok(n) if n <= self.field_bytes_max => Ok(Some(n)),
+            _ if len == -1 => Ok(None),
+            _ => Err(self.damaged(format!("Unreasonable length = {len}"))),
+        }
+    }
+
+    fn acls(&mut self) -> Result<&[u8], StorageError> {
+        let mut want = 4;
+        loop {
+            let have = self.buf.len() - self.at;
+            let mut reader = Reader::new(self.buf.get(self.at..).unwrap_or_default());
+            if have >= want && AclList::decode(&mut reader).is_ok() {
+                let len = reader.offset();
+                self.at += len;
+                return Ok(self.buf.get(self.at - len..self.at).unwrap_or_default());
+            }
+            want = have + 1;
+            if want > self.field_bytes_max.saturating_mul(2) || !self.fill(want)? {
+                return Err(self.damaged("a malformed access control list"));
+            }
+        }
+    }
+
+    fn at_end_mark(&mut self) -> Result<bool, StorageError> {
+        Ok(self.need(5)? == [0, 0, 0, 1, b'/'])
+    }
+
+    fn node(&mut self) -> Result<SnapshotItem<'_>, StorageError> {
+        let Some(path_len) = self.length(0)? else { return Err(self.damaged("a znode without a path")) };
+        let data_len = self.length(4 + path_len)?;
+        let data_end = 8 + path_len + data_len.unwrap_or(0);
+        let whole = data_end + 8 + STAT;
+        self.need(whole)?;
+        let start = self.at;
+        self.at += whole;
+        let record = self.buf.get(start..self.at).unwrap_or_default();
+        let part = |from: usize, to: usize| record.get(from..to).unwrap_or_default();
+        Ok(SnapshotItem::Node {
+            path: part(4, 4 + path_len),
+            data: data_len.map(|_| part(8 + path_len, data_end)),
+            acl: part(data_end, data_end + 8).first_chunk().map_or(0, |b| i64::from_be_bytes(*b)),
+            stat: part(data_end + 8, whole),
+        })
+    }
+
+    /// A checksum over everything before it, then the end mark.
+    fn seal(&mut self) -> Result<(), StorageError> {
+        self.sum();
+        let expected = i64::from(self.adler.finish());
+        let found = self.long()?;
+        if found != expected {
+            return Err(self.damaged(format!("CRC corruption: {found:x} where {expected:x} is right")));
+        }
+        if !self.at_end_mark()? {
+            return Err(self.damaged("a seal without its end mark"));
+        }
+        self.skip(5);
+        Ok(())
+    }
+
+    /// The seals and what lies between them. Older servers end after the first or the second.
+    fn tail(&mut self) -> Result<SnapshotTail, StorageError> {
+        let mut tail = SnapshotTail::default();
+        self.seal()?;
+        if self.fill(20 + 13)? {
+            let zxid = Zxid(self.long()?);
+            tail.digest = Some((zxid, self.int()?, self.long()?));
+            self.seal()?;
+        }
+        if self.fill(8 + 13)? {
+            tail.last_zxid = Some(Zxid(self.long()?));
+            self.seal()?;
+        }
+        Ok(tail)
+    }
+}

@@ -1,0 +1,374 @@
+//! The transaction log: records in files, written in batches, durable before anybody hears of them.
+//!
+//! A file is `ZKLG`, version 2, dbid 0, and then records: Adler-32 of the payload in 8 bytes, length in 4,
+//! payload, `B`. The zeros behind the last record were written ahead: syncing over blocks that are there
+//! costs half of syncing while a file grows. Source: `FileTxnLog`, `FilePadding`, 3.9.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oxkeeper_proto::{Put, Zxid};
+use tracing::{debug, info, warn};
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::StorageError;
+use crate::names;
+
+/// What every log begins with.
+pub(crate) const FILE_HEADER: [u8; 16] = [b'Z', b'K', b'L', b'G', 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+/// What every record ends with.
+pub(crate) const END_OF_RECORD: u8 = b'B';
+/// Checksum and length.
+pub(crate) const RECORD_HEADER: usize = 12;
+/// A file of zeros that waits to become a log. No server takes the name for one.
+pub(crate) const PREPARED: &str = "oxkeeper-next-log";
+/// Zeros are written and synced in pieces of this size, so that no other sync waits long for them.
+const PREPARE_STEP: usize = 1 << 20;
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// Zeros written ahead in bytes; 0 for none. `preAllocSize`.
+    pub prepare_bytes: u64,
+    /// Whether a batch is synced before it counts. `forceSync`.
+    pub sync: bool,
+    /// Above this many bytes a new file begins; 0 for never. `txnLogSizeLimitInKb`.
+    pub file_bytes_max: u64,
+}
+
+/// The log of one server, open for appending.
+#[derive(Debug)]
+pub struct TxnLog {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: LogOptions,
+    current: Option<OpenLog>,
+    /// Framed records that are not written yet.
+    batch: Vec<u8>,
+    first: Option<Zxid>,
+    /// Appended since the last roll, framing included.
+    bytes_since_roll: u64,
+    prepared: bool,
+}
+
+#[derive(Debug)]
+struct OpenLog {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    /// Where the next record goes.
+    end: u64,
+    /// How far blocks are written.
+    prepared_to: u64,
+}
+
+impl TxnLog {
+    /// A log in `dir`. Existing files are left as they are: the first commit opens a new one.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, options: LogOptions) -> TxnLog {
+        TxnLog {
+            disk,
+            dir,
+            options,
+            current: None,
+            batch: Vec::new(),
+            first: None,
+            bytes_since_roll: 0,
+            prepared: false,
+        }
+    }
+
+    /// Adds a record to the batch.
+    #[inline]
+    pub fn append(&mut self, zxid: Zxid, payload: &[u8]) {
+        self.first.get_or_insert(zxid);
+        self.batch.put_long(i64::from(adler(payload)));
+        self.batch.put_length(payload.len());
+        self.batch.put_raw(payload);
+        self.batch.put_byte(END_OF_RECORD);
+    }
+
+    /// Bytes in the batch.
+    #[must_use]
+    pub fn batch_bytes(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Bytes appended since the last roll.
+    #[must_use]
+    pub fn bytes_since_roll(&self) -> u64 {
+        self.bytes_since_roll
+    }
+
+    /// Whether a file of zeros should be prepared, by [`prepare`] on whichever thread.
+    #[must_use]
+    pub fn wants_prepared(&self) -> bool {
+        self.options.prepare_bytes > 0 && !self.prepared
+    }
+
+    /// Says that [`prepare`] has made a file.
+    pub fn set_prepared(&mut self) {
+        self.prepared = true;
+    }
+
+    /// Writes the batch and makes it durable.
+    ///
+    /// # Errors
+    /// The disk is full or failed. Nothing of the batch may be acknowledged. After [`StorageError::Full`] the
+    /// batch is still there to be tried again; after any other error the log must not be used any more.
+    pub fn commit(&mut self) -> Result<(), StorageError> {
+        let Some(first) = self.first else { return Ok(()) };
+        let added = self.batch.len() as u64;
+        if self.current.as_ref().is_some_and(|log| self.must_roll(log, added)) {
+            self.roll()?;
+        }
+        match &mut self.current {
+            Some(log) => {
+                let failed = |error| StorageError::io("writing", &log.path, error);
+                log.file.write_at(&self.batch, log.end).map_err(failed)?;
+                log.end += added;
+                log.prepared_to = log.prepared_to.max(log.end);
+                if self.options.sync {
+                    log.file.sync_data().map_err(|error| StorageError::io("syncing", &log.path, error))?;
+                }
+            }
+            None => self.open(first)?,
+        }
+        self.bytes_since_roll += added;
+        self.batch.clear();
+        if self.batch.capacity() > 4 << 20 {
+            self.batch = Vec::new();
+        }
+        self.first = None;
+        Ok(())
+    }
+
+    fn must_roll(&self, log: &OpenLog, added: u64) -> bool {
+        let limit = self.options.file_bytes_max;
+        let outgrown = self.options.prepare_bytes > 0 && log.end + added > log.prepared_to && self.prepared;
+        limit > 0 && log.end > limit || outgrown
+    }
+
+    /// Opens a file for the batch: its header and first records become durable before it gets its name, so
+    /// no log is ever empty or headless.
+    fn open(&mut self, first: Zxid) -> Result<(), StorageError> {
+        let path = self.dir.join(names::log(first));
+        let spare = self.dir.join(PREPARED);
+        let named = path.clone();
+        let failed = |action: &'static str| {
+            let path = named.clone();
+            move |error| StorageError::io(action, &path, error)
+        };
+        let prepared = std::mem::take(&mut self.prepared);
+        let mut file = match self.disk.open(&spare) {
+            Ok(file) if prepared => file,
+            _ => self.disk.create(&spare).map_err(failed("creating"))?,
+        };
+        let prepared_to = file.size().map_err(failed("reading"))?;
+        let mut bytes = Vec::with_capacity(FILE_HEADER.len() + self.batch.len());
+        bytes.extend_from_slice(&FILE_HEADER);
+        bytes.extend_from_slice(&self.batch);
+        file.write_at(&bytes, 0).map_err(failed("writing"))?;
+        if self.options.sync {
+            file.sync_data().map_err(failed("syncing"))?;
+        }
+        self.disk.rename(&spare, &path).map_err(failed("naming"))?;
+        if self.options.sync {
+            self.disk.sync_dir(&self.dir).map_err(failed("syncing the directory of"))?;
+        }
+        info!("Creating new log file: {}", names::log(first));
+        let end = bytes.len() as u64;
+        self.current = Some(OpenLog { file, path, end, prepared_to: prepared_to.max(end) });
+        Ok(())
+    }
+
+    /// Ends the current file: cuts it to its records. The next commit opens a new one.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn roll(&mut self) -> Result<(), StorageError> {
+        self.bytes_since_roll = 0;
+        let Some(mut log) = self.current.take() else { return Ok(()) };
+        if log.prepared_to > log.end {
+            let failed = |error| StorageError::io("cutting", &log.path, error);
+            log.file.set_size(log.end).map_err(failed)?;
+        }
+        debug!("Rolled {} at {} bytes", log.path.display(), log.end);
+        Ok(())
+    }
+}
+
+impl Drop for TxnLog {
+    fn drop(&mut self) {
+        if let Err(error) = self.roll() {
+            warn!("{error}");
+        }
+        if self.options.prepare_bytes > 0 {
+            // Best effort: the next start removes it as well.
+            let _ = self.disk.remove(&self.dir.join(PREPARED));
+        }
+    }
+}
+
+/// The checksum of a record's payload.
+#[inline]
+pub(crate) fn adler(bytes: &[u8]) -> u32 {
+    simd_adler32::adler32(&bytes)
+}
+
+/// Writes a file of zeros for the next log to begin in. Meant for a thread of its own.
+///
+/// # Errors
+/// The disk is full or failed; the log does without.
+pub fn prepare(disk: &dyn Disk, dir: &Path, bytes: u64) -> Result<(), StorageError> {
+    let path = dir.join(PREPARED);
+    let write = || {
+        let mut file = disk.create(&path)?;
+        let zeros = vec![0; PREPARE_STEP];
+        let mut at = 0;
+        while at < bytes {
+            let step = usize::try_from(bytes - at).unwrap_or(PREPARE_STEP).min(PREPARE_STEP);
+            file.write_at(zeros.get(..step).unwrap_or_default(), at)?;
+            file.sync_data()?;
+            at += step as u64;
+        }
+        Ok(())
+    };
+    write().map_err(|error| {
+        let _ = disk.remove(&path);
+        StorageError::io("preparing", &path, error)
+    })
+}
+
+/// Decides when a snapshot is due, with some chance in it so that the servers of an ensemble do not all
+/// take theirs at once.
+///
+/// Source: `SyncRequestProcessor.shouldSnapshot`.
+#[derive(Debug)]
+pub struct SnapshotTrigger {
+    count_max: u64,
+    bytes_max: Option<u64>,
+    random: fastrand::Rng,
+    extra_count: u64,
+    extra_bytes: u64,
+    count: u64,
+}
+
+impl SnapshotTrigger {
+    /// `snapCount`, `snapSizeLimitInKb` in bytes (`None` if switched off), and a seed.
+    #[must_use]
+    pub fn new(count_max: u64, bytes_max: Option<u64>, seed: u64) -> SnapshotTrigger {
+        let mut trigger = SnapshotTrigger {
+            count_max: count_max.max(2),
+            bytes_max,
+            random: fastrand::Rng::with_seed(seed),
+            extra_count: 0,
+            extra_bytes: 0,
+            count: 0,
+        };
+        trigger.draw();
+        trigger
+    }
+
+    fn draw(&mut self) {
+        self.extra_count = self.random.u64(0..(self.count_max / 2).max(1));
+        self.extra_bytes = self.bytes_max.map_or(0, |max| self.random.u64(0..(max / 2).max(1)));
+        self.count = 0;
+    }
+
+    /// Counts appended records; tells whether log and snapshot are due now.
+    pub fn appended(&mut self, records: u64, bytes_since_roll: u64) -> bool {
+        self.count += records;
+        let by_count = self.count > self.count_max / 2 + self.extra_count;
+        let by_size = self.bytes_max.is_some_and(|max| bytes_since_roll > max / 2 + self.extra_bytes);
+        if by_count || by_size {
+            self.draw();
+            return true;
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    const PLAIN: LogOptions = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+
+    fn content(disk: &MemoryDisk, name: &str) -> Vec<u8> {
+        let file = disk.open(&Path::new("/d").join(name)).unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    /// The first record of a log that a real server wrote: createSession, timeout 30000.
+    #[test]
+    fn bytes_are_those_of_a_real_server() {
+        let payload: Vec<u8> = [
+            &0x0100_000E_4AF5_0000_u64.to_be_bytes()[..],
+            &[0; 4],
+            &1u64.to_be_bytes(),
+            &0x0000_01A2_041A_820F_u64.to_be_bytes(),
+            &0xFFFF_FFF6_u32.to_be_bytes(),
+            &0x7530_u32.to_be_bytes(),
+            &2u32.to_be_bytes(),
+            &0x51C6_D660_u64.to_be_bytes(),
+        ]
+        .concat();
+        let disk = MemoryDisk::default();
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), PLAIN);
+        log.append(Zxid(1), &payload);
+        log.commit().unwrap();
+        let bytes = content(&disk, "log.1");
+        assert_eq!(&bytes[..8], [0x5a, 0x4b, 0x4c, 0x47, 0, 0, 0, 2]);
+        assert_eq!(&bytes[16..28], [0, 0, 0, 0, 0xaf, 0x82, 0x09, 0x89, 0, 0, 0, 0x30]);
+        assert_eq!((bytes.len(), bytes[bytes.len() - 1]), (16 + 12 + 48 + 1, b'B'));
+    }
+
+    #[test]
+    fn prepared_files_are_used_and_cut() {
+        let disk = MemoryDisk::default();
+        let options = LogOptions { prepare_bytes: 300, ..PLAIN };
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
+        prepare(&disk, Path::new("/d"), 300).unwrap();
+        log.set_prepared();
+        log.append(Zxid(1), &[1; 100]);
+        log.commit().unwrap();
+        assert_eq!(content(&disk, "log.1").len(), 300);
+        assert!(log.wants_prepared());
+        prepare(&disk, Path::new("/d"), 300).unwrap();
+        log.set_prepared();
+        for zxid in 2..4 {
+            log.append(Zxid(zxid), &[1; 100]);
+            log.commit().unwrap();
+        }
+        assert_eq!(content(&disk, "log.1").len(), 16 + 2 * 113, "outgrown, rolled and cut");
+        drop(log);
+        assert_eq!(content(&disk, "log.3").len(), 16 + 113);
+        assert_eq!(disk.list(Path::new("/d")).unwrap().len(), 2, "no spare file is left");
+    }
+
+    #[test]
+    fn files_roll_by_size() {
+        let disk = MemoryDisk::default();
+        let options = LogOptions { file_bytes_max: 50, ..PLAIN };
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
+        for zxid in 1..4 {
+            log.append(Zxid(zxid), &[1; 40]);
+            log.commit().unwrap();
+        }
+        assert_eq!(disk.list(Path::new("/d")).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn snapshots_come_between_half_and_all_of_the_count() {
+        for seed in 0..200 {
+            let mut trigger = SnapshotTrigger::new(100, None, seed);
+            let due = (1..).find(|_| trigger.appended(1, 0)).unwrap();
+            assert!((51..=101).contains(&due), "{due}");
+        }
+        let mut trigger = SnapshotTrigger::new(1_000_000, Some(100), 1);
+        assert!(!trigger.appended(1, 50) && trigger.appended(1, 100));
+    }
+}
