@@ -68,10 +68,6 @@ pub struct Config {
     pub emulate_353: bool,
     /// `globalOutstandingLimit`.
     pub outstanding_max: usize,
-    /// `largeRequestThreshold`: frames above this count as large; `None` if none does.
-    pub large_request_bytes: Option<usize>,
-    /// `largeRequestMaxBytes`: large frames in all.
-    pub large_requests_bytes_max: usize,
     /// `enforceQuota`.
     pub enforce_quota: bool,
     /// `skipACL`.
@@ -166,8 +162,6 @@ impl Config {
             extended_types: false,
             emulate_353: false,
             outstanding_max: 1000,
-            large_request_bytes: None,
-            large_requests_bytes_max: 100 << 20,
             enforce_quota: false,
             skip_acl: false,
             four_letter_words: FourLetterWords::Some(BTreeSet::from(["srvr".to_owned()])),
@@ -487,9 +481,6 @@ impl<'a> Reading<'a> {
         config.connections_per_address_max = self.size("maxClientCnxns", 60);
         config.connections_max = self.size("maxCnxns", 0);
         config.outstanding_max = self.size("globalOutstandingLimit", 1000);
-        let threshold = self.number("largeRequestThreshold", -1, i64::MIN, i32::MAX.into());
-        config.large_request_bytes = usize::try_from(threshold).ok().filter(|bytes| *bytes > 0);
-        config.large_requests_bytes_max = self.size("largeRequestMaxBytes", 100 << 20);
         config.enforce_quota = self.property_bool("enforceQuota", false);
         config.skip_acl = self.text("skipACL").is_some_and(|property| property.value == "yes");
         let words = self.text("4lw.commands.whitelist").map_or("srvr".to_owned(), |property| property.value);

@@ -29,5 +29,9 @@ pub use effects::{
     RequestCounts, SnapshotStep, Status,
 };
 pub use node::Node;
+// Recovery brings a node the tree that it starts from; these are the words for it.
+pub use oxkeeper_tree::{
+    DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
+};
 pub use settings::{Reap, Settings};
 pub use watch::WatchSummary;

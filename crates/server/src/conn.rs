@@ -1,0 +1,235 @@
+//! One connection: bytes come in and are cut into frames, frames go to the node.
+//!
+//! Its task reads; whoever carries out effects writes. So a reply needs no task to be woken, unless the
+//! socket is full.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use oxkeeper_node::{ConnId, Identity, Input};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tracing::{info, warn};
+
+use crate::core::{Core, no_waker};
+use crate::flow::READS_PER_TURN;
+use crate::four_letter;
+
+/// Any stream of bytes that a client may come by: TCP, TLS, a pipe within the process.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for T {}
+
+/// What is shared between a connection's task and the core.
+pub(crate) struct ConnIo {
+    pub(crate) id: ConnId,
+    pub(crate) peer: (IpAddr, u16),
+    stream: RefCell<Box<dyn ByteStream>>,
+    /// Wakes the task. Writes outside the task register it too.
+    pub(crate) waker: RefCell<Waker>,
+    /// The beginning of a frame whose end has not come.
+    partial: RefCell<Vec<u8>>,
+    /// The node knows it.
+    pub(crate) opened: Cell<bool>,
+    /// It has sent a first frame, so what comes now is no four-letter word.
+    greeted: Cell<bool>,
+    /// The node does not want to hear from it for now.
+    pub(crate) held_back: Cell<bool>,
+    /// It does not take its replies.
+    pub(crate) choked: Cell<bool>,
+    pub(crate) stuck_since: Cell<Option<Instant>>,
+    /// It ends when its outbox is written.
+    pub(crate) closing: Cell<bool>,
+    /// It ends now.
+    pub(crate) broken: Cell<bool>,
+}
+
+impl std::fmt::Debug for ConnIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnIo").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl ConnIo {
+    pub(crate) fn new(id: ConnId, peer: (IpAddr, u16), stream: Box<dyn ByteStream>) -> ConnIo {
+        ConnIo {
+            id,
+            peer,
+            stream: RefCell::new(stream),
+            waker: RefCell::new(no_waker()),
+            partial: RefCell::new(Vec::new()),
+            opened: Cell::new(false),
+            greeted: Cell::new(false),
+            held_back: Cell::new(false),
+            choked: Cell::new(false),
+            stuck_since: Cell::new(None),
+            closing: Cell::new(false),
+            broken: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        self.waker.borrow().wake_by_ref();
+    }
+
+    pub(crate) fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut **self.stream.borrow_mut()).poll_write(context, bytes)
+    }
+
+    fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(into);
+        ready!(Pin::new(&mut **self.stream.borrow_mut()).poll_read(context, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+}
+
+/// The task of one connection. It ends with the connection.
+pub(crate) struct ConnTask {
+    pub(crate) conn: Rc<ConnIo>,
+    pub(crate) core: Rc<RefCell<Core>>,
+    /// One buffer for all connections: what is complete is used in place.
+    pub(crate) buffer: Rc<RefCell<Vec<u8>>>,
+    pub(crate) identities: Vec<Identity>,
+}
+
+impl Future for ConnTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut waker = self.conn.waker.borrow_mut();
+            if !waker.will_wake(context.waker()) {
+                waker.clone_from(context.waker());
+            }
+        }
+        self.open();
+        if self.run(context) {
+            return Poll::Pending;
+        }
+        self.core.borrow_mut().remove(&self.conn);
+        let _ = Pin::new(&mut **self.conn.stream.borrow_mut()).poll_shutdown(context);
+        Poll::Ready(())
+    }
+}
+
+impl ConnTask {
+    /// Makes the connection known to the node, once there is one.
+    fn open(&mut self) {
+        let mut core = self.core.borrow_mut();
+        if !self.conn.opened.get() && core.node.is_some() {
+            self.conn.opened.set(true);
+            let identities = std::mem::take(&mut self.identities);
+            core.step(Input::Opened { conn: self.conn.id, peer: self.conn.peer, identities });
+        }
+    }
+
+    /// Writes what waits and reads what has come; false when the connection is over.
+    fn run(&self, context: &mut Context<'_>) -> bool {
+        let conn = &self.conn;
+        self.core.borrow_mut().flush(conn);
+        for _ in 0..READS_PER_TURN {
+            if conn.broken.get() {
+                return false;
+            }
+            if conn.closing.get() {
+                return !self.core.borrow_mut().is_written(conn);
+            }
+            if conn.held_back.get() || conn.choked.get() {
+                return true;
+            }
+            let mut buffer = self.buffer.borrow_mut();
+            let n = match conn.poll_read(context, &mut buffer) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(n)) if n > 0 => n,
+                Poll::Ready(_) => {
+                    info!(
+                        "Unable to read additional data from client {:?}, client probably closed socket",
+                        conn.peer
+                    );
+                    return false;
+                }
+            };
+            self.received(buffer.get(..n).unwrap_or_default());
+        }
+        context.waker().wake_by_ref();
+        true
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        let mut core = self.core.borrow_mut();
+        let mut partial = self.conn.partial.borrow_mut();
+        if partial.is_empty() {
+            let used = self.frames(&mut core, bytes);
+            partial.extend_from_slice(bytes.get(used..).unwrap_or_default());
+        } else {
+            partial.extend_from_slice(bytes);
+            if self.is_incomplete(&partial, core.config.frame_bytes_max) {
+                return;
+            }
+            let gathered = std::mem::take(&mut *partial);
+            let used = self.frames(&mut core, &gathered);
+            partial.extend_from_slice(gathered.get(used..).unwrap_or_default());
+        }
+        if self.conn.closing.get() || self.conn.broken.get() {
+            *partial = Vec::new();
+        }
+        core.carry_out();
+    }
+
+    /// Whether a frame has begun whose end has not come: then there is nothing to look at yet.
+    fn is_incomplete(&self, gathered: &[u8], frame_bytes_max: usize) -> bool {
+        let len = gathered.first_chunk().and_then(|prefix| usize::try_from(i32::from_be_bytes(*prefix)).ok());
+        self.conn.greeted.get() && len.is_some_and(|len| len <= frame_bytes_max && gathered.len() < 4 + len)
+    }
+
+    /// Hands complete frames to the node; returns how many bytes they took.
+    fn frames(&self, core: &mut Core, bytes: &[u8]) -> usize {
+        let now = core.now();
+        let conn = &self.conn;
+        let most = core.config.frame_bytes_max;
+        let mut used = 0;
+        while !conn.closing.get() && !conn.broken.get() {
+            let rest = bytes.get(used..).unwrap_or_default();
+            let Some((prefix, body)) = rest.split_first_chunk::<4>() else { break };
+            if !conn.greeted.get() {
+                match four_letter::answer(core, conn, *prefix, body) {
+                    four_letter::Verdict::Frame => {}
+                    four_letter::Verdict::Incomplete => break,
+                    four_letter::Verdict::Answered => {
+                        conn.closing.set(true);
+                        core.flush(conn);
+                        conn.wake();
+                        return bytes.len();
+                    }
+                }
+            }
+            let len = i32::from_be_bytes(*prefix);
+            let Some(len) = usize::try_from(len).ok().filter(|len| *len <= most) else {
+                warn!(
+                    "Len error. A message from {}:{} with advertised length of {len} is either a malformed message \
+                     or too large to process (length is greater than jute.maxbuffer={most})",
+                    conn.peer.0, conn.peer.1
+                );
+                conn.broken.set(true);
+                conn.wake();
+                break;
+            };
+            let Some(frame) = body.get(..len) else { break };
+            if !conn.opened.get() {
+                // There is no node yet: the client must try another server, or later.
+                conn.broken.set(true);
+                conn.wake();
+                break;
+            }
+            conn.greeted.set(true);
+            core.step_at(now, Input::Frame { conn: conn.id, bytes: frame });
+            used += 4 + len;
+        }
+        used
+    }
+}

@@ -1,0 +1,424 @@
+//! The core loop's state: the node, its connections and its log, on one thread. Whoever has something for
+//! the node steps it and then carries out what it wants done.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use oxkeeper_config::Config;
+use oxkeeper_node::{Answer, Append, ConnId, Effects, Input, Node, Now, Query, QueryId};
+use oxkeeper_proto::Zxid;
+use oxkeeper_storage::{Directories, SnapshotTrigger, StorageError, TxnLog};
+use slab::Slab;
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+use crate::conn::ConnIo;
+use crate::disk_thread::{self, Job};
+use crate::error::ServerError;
+use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, STUCK_AFTER};
+use crate::setup::wall_ms;
+
+/// A sync that is expected to take less than this is done on the core's own thread: waking another one
+/// would cost as much.
+const INLINE_BELOW: Duration = Duration::from_micros(300);
+/// If nothing else waits, a sync may even take this long on the core's thread.
+const INLINE_ALONE_BELOW: Duration = Duration::from_millis(5);
+
+/// Java's default: client requests, server packets, session and warning traces.
+const TRACE_MASK: i64 = 306;
+
+/// Where the log is.
+#[derive(Debug)]
+enum LogPlace {
+    Here(Box<TxnLog>),
+    /// With the log thread, which commits a batch.
+    Away,
+}
+
+/// What the core is to do about the batch.
+pub(crate) enum CommitPlan {
+    Nothing,
+    Inline,
+    Away(Box<TxnLog>),
+}
+
+/// Everything that the core loop owns.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Rc<Config>,
+    pub(crate) dirs: Directories,
+    pub(crate) node: Option<Node>,
+    fx: Effects,
+    conns: Slab<Rc<ConnIo>>,
+    generation: u32,
+    per_address: HashMap<IpAddr, usize>,
+    started: Instant,
+    log: LogPlace,
+    /// Appended while the log was away.
+    held: Vec<Append>,
+    /// The last transaction of the batch, and of the batch that is being committed.
+    batch_last: Option<Zxid>,
+    batch_len: u64,
+    committing: Option<(Zxid, u64)>,
+    expected_sync: Duration,
+    trigger: SnapshotTrigger,
+    preparing: bool,
+    jobs: mpsc::Sender<Job>,
+    pub(crate) commit_wanted: Rc<Notify>,
+    pub(crate) failed: Option<ServerError>,
+    pub(crate) failed_wake: Rc<Notify>,
+    pub(crate) stopping: bool,
+    /// What `gtmk` tells and `stmk` sets; nothing depends on it.
+    pub(crate) trace_mask: i64,
+    /// Syncs that took longer than `fsync.warningthresholdms`.
+    pub(crate) fsync_warnings: u64,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: Rc<Config>,
+        dirs: Directories,
+        log: TxnLog,
+        trigger: SnapshotTrigger,
+        jobs: mpsc::Sender<Job>,
+    ) -> Core {
+        Core {
+            config,
+            dirs,
+            node: None,
+            fx: Effects::default(),
+            conns: Slab::new(),
+            generation: 0,
+            per_address: HashMap::new(),
+            started: Instant::now(),
+            log: LogPlace::Here(Box::new(log)),
+            held: Vec::new(),
+            batch_last: None,
+            batch_len: 0,
+            committing: None,
+            expected_sync: Duration::ZERO,
+            trigger,
+            preparing: false,
+            jobs,
+            commit_wanted: Rc::new(Notify::new()),
+            failed: None,
+            failed_wake: Rc::new(Notify::new()),
+            stopping: false,
+            trace_mask: TRACE_MASK,
+            fsync_warnings: 0,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { mono: self.started.elapsed(), wall_ms: wall_ms() }
+    }
+
+    /// The instant of the node's next deadline.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.node.as_ref().map(|node| self.started + node.deadline())
+    }
+
+    /// Number of connections that have been opened and not removed.
+    pub(crate) fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether one more connection from `address` is within the limits; says so if not.
+    pub(crate) fn admits(&self, address: IpAddr) -> bool {
+        let most = self.config.connections_max;
+        if most > 0 && self.conns.len() >= most {
+            warn!("Too many connections max allowed is {most}");
+            return false;
+        }
+        let per_address = self.config.connections_per_address_max;
+        if per_address > 0 && self.per_address.get(&address).copied().unwrap_or(0) >= per_address {
+            warn!("Too many connections from {address} - max is {per_address}");
+            return false;
+        }
+        true
+    }
+
+    /// Gives a connection its place.
+    pub(crate) fn add(&mut self, make: impl FnOnce(ConnId) -> ConnIo) -> Rc<ConnIo> {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let entry = self.conns.vacant_entry();
+        let id = ConnId { index: u32::try_from(entry.key()).unwrap_or(u32::MAX), generation };
+        let conn = Rc::new(make(id));
+        entry.insert(conn.clone());
+        *self.per_address.entry(conn.peer.0).or_default() += 1;
+        conn
+    }
+
+    /// Takes a connection's place back; the node hears that it is gone.
+    pub(crate) fn remove(&mut self, conn: &ConnIo) {
+        if conn.opened.get() {
+            self.step(Input::Closed { conn: conn.id });
+        }
+        self.fx.discard(conn.id);
+        self.conns.try_remove(conn.id.index as usize);
+        if let Some(count) = self.per_address.get_mut(&conn.peer.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&conn.peer.0);
+            }
+        }
+        self.carry_out();
+    }
+
+    fn find(&self, id: ConnId) -> Option<Rc<ConnIo>> {
+        self.conns.get(id.index as usize).filter(|conn| conn.id == id).cloned()
+    }
+
+    /// Tells the node something. What it wants done gathers until [`Core::carry_out`].
+    pub(crate) fn step(&mut self, input: Input<'_>) {
+        let now = self.now();
+        self.step_at(now, input);
+    }
+
+    /// The same for several inputs of one turn, which happen at one time.
+    #[inline]
+    pub(crate) fn step_at(&mut self, now: Now, input: Input<'_>) {
+        if let Some(node) = &mut self.node {
+            node.step(now, input, &mut self.fx);
+        }
+    }
+
+    /// Asks the node something.
+    pub(crate) fn ask(&mut self, query: Query) -> Option<Answer> {
+        let id = QueryId(0);
+        self.step(Input::Query(id, query));
+        self.fx.answers.pop().map(|(_, answer)| answer)
+    }
+
+    /// Bytes for a connection from outside the node: four-letter words.
+    pub(crate) fn write(&mut self, id: ConnId, bytes: &[u8]) {
+        self.fx.outbox(id).extend_from_slice(bytes);
+    }
+
+    /// Does what the node wants done.
+    pub(crate) fn carry_out(&mut self) {
+        if !self.fx.appends.is_empty() {
+            self.append();
+        }
+        while let Some(id) = self.fx.dirty.pop() {
+            if let Some(conn) = self.find(id) {
+                self.flush(&conn);
+            } else {
+                self.fx.discard(id);
+            }
+        }
+        for (id, reading) in std::mem::take(&mut self.fx.reading) {
+            if let Some(conn) = self.find(id) {
+                conn.held_back.set(!reading);
+                if reading {
+                    conn.wake();
+                }
+            }
+        }
+        for id in std::mem::take(&mut self.fx.closes) {
+            if let Some(conn) = self.find(id) {
+                conn.closing.set(true);
+                conn.wake();
+            }
+        }
+        for step in std::mem::take(&mut self.fx.snapshot) {
+            // The thread lives as long as the core.
+            let _ = self.jobs.send(Job::Snapshot(step));
+        }
+    }
+
+    fn append(&mut self) {
+        for append in self.fx.appends.drain(..) {
+            match &mut self.log {
+                LogPlace::Here(log) => {
+                    log.append(append.zxid, &append.payload);
+                    self.batch_last = Some(append.zxid);
+                    self.batch_len += 1;
+                }
+                LogPlace::Away => self.held.push(append),
+            }
+        }
+        self.commit_wanted.notify_one();
+    }
+
+    /// Writes a connection's outbox as far as it goes. What is left goes when the socket takes more.
+    pub(crate) fn flush(&mut self, conn: &ConnIo) {
+        let outbox = self.fx.outbox(conn.id);
+        if outbox.is_empty() {
+            return;
+        }
+        let waker = conn.waker.borrow();
+        let mut context = Context::from_waker(&waker);
+        let mut written = 0;
+        let mut broken = false;
+        while written < outbox.len() {
+            match conn.poll_write(&mut context, outbox.get(written..).unwrap_or_default()) {
+                Poll::Ready(Ok(n)) if n > 0 => written += n,
+                Poll::Ready(_) => {
+                    broken = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        drop(waker);
+        if broken {
+            outbox.clear();
+            conn.broken.set(true);
+            conn.wake();
+            return;
+        }
+        if written == outbox.len() {
+            outbox.clear();
+            outbox.shrink_to(OUTBOX_KEEP);
+            conn.stuck_since.set(None);
+            if conn.choked.replace(false) || conn.closing.get() {
+                conn.wake();
+            }
+            return;
+        }
+        outbox.drain(..written);
+        let waiting = outbox.len();
+        conn.choked.set(waiting > OUTBOX_BYTES);
+        if waiting <= OUTBOX_BYTES {
+            conn.stuck_since.set(None);
+        } else if written > 0 || conn.stuck_since.get().is_none() {
+            conn.stuck_since.set(Some(Instant::now()));
+        } else if waiting > OUTBOX_BYTES_MAX {
+            warn!("Cutting {:?}: {waiting} bytes wait for it and it takes none", conn.peer);
+            conn.broken.set(true);
+            conn.wake();
+        }
+    }
+
+    /// Whether nothing waits to be written to a connection.
+    pub(crate) fn is_written(&mut self, conn: &ConnIo) -> bool {
+        self.fx.outbox(conn.id).is_empty()
+    }
+
+    /// Cuts clients that have not taken anything from a full outbox for too long.
+    pub(crate) fn cut_stuck(&mut self) {
+        for (_, conn) in &self.conns {
+            if conn.stuck_since.get().is_some_and(|since| since.elapsed() > STUCK_AFTER) {
+                warn!("Cutting {:?}: it takes none of the replies that wait for it", conn.peer);
+                conn.broken.set(true);
+                conn.wake();
+            }
+        }
+    }
+
+    /// Whether the batch is synced here or by the log thread: here if that is quick, or if nobody but the
+    /// clients of this very batch could use the time.
+    pub(crate) fn commit_plan(&mut self) -> CommitPlan {
+        let Some(last) = self.batch_last else { return CommitPlan::Nothing };
+        let LogPlace::Here(_) = &self.log else { return CommitPlan::Nothing };
+        let alone = self.batch_len as usize >= self.conns.len();
+        let below = if alone { INLINE_ALONE_BELOW } else { INLINE_BELOW };
+        self.batch_last = None;
+        self.committing = Some((last, std::mem::take(&mut self.batch_len)));
+        if self.expected_sync < below {
+            return CommitPlan::Inline;
+        }
+        match std::mem::replace(&mut self.log, LogPlace::Away) {
+            LogPlace::Here(log) => CommitPlan::Away(log),
+            LogPlace::Away => CommitPlan::Nothing,
+        }
+    }
+
+    pub(crate) fn commit_inline(&mut self) {
+        let LogPlace::Here(log) = &mut self.log else { return };
+        let (result, took) = disk_thread::commit(log, self.config.fsync_warning);
+        self.committed(result, took);
+    }
+
+    /// The log is back.
+    pub(crate) fn log_returned(
+        &mut self,
+        log: Box<TxnLog>,
+        result: Result<(), StorageError>,
+        took: Duration,
+    ) {
+        self.log = LogPlace::Here(log);
+        self.fx.appends.splice(0..0, std::mem::take(&mut self.held));
+        if !self.fx.appends.is_empty() {
+            self.append();
+        }
+        self.committed(result, took);
+    }
+
+    fn committed(&mut self, result: Result<(), StorageError>, took: Duration) {
+        self.expected_sync = (self.expected_sync * 7 + took) / 8;
+        self.fsync_warnings += u64::from(took > self.config.fsync_warning);
+        let Some((last, records)) = self.committing.take() else { return };
+        if let Err(error) = result {
+            return self.fail(error.into());
+        }
+        self.step(Input::Persisted(last));
+        self.after_commit(records);
+        self.carry_out();
+    }
+
+    fn after_commit(&mut self, records: u64) {
+        let LogPlace::Here(log) = &mut self.log else { return };
+        if log.wants_prepared() && !self.preparing {
+            self.preparing = true;
+            let _ = self.jobs.send(Job::Prepare(self.config.prepare_bytes));
+        }
+        // A batch that is being gathered belongs into the file that is open now.
+        let due = self.trigger.appended(records, log.bytes_since_roll());
+        if due && log.batch_bytes() == 0 {
+            if let Err(error) = log.roll() {
+                return self.fail(error.into());
+            }
+            self.step(Input::TakeSnapshot);
+        } else if due {
+            self.step(Input::TakeSnapshot);
+        }
+    }
+
+    pub(crate) fn prepared(&mut self) {
+        self.preparing = false;
+        if let LogPlace::Here(log) = &mut self.log {
+            log.set_prepared();
+        } else {
+            // It is with the log thread: prepare again when it is back and still wants a file.
+            debug!("A prepared log file came while the log was away");
+        }
+    }
+
+    pub(crate) fn purge(&self) {
+        let _ = self.jobs.send(Job::Purge(self.config.purge_keep));
+    }
+
+    /// Stops everything: what is on disk is all that is known for certain.
+    pub(crate) fn fail(&mut self, error: ServerError) {
+        if self.failed.is_none() {
+            self.failed = Some(error);
+        }
+        self.failed_wake.notify_one();
+    }
+
+    /// Lets go of every connection.
+    pub(crate) fn close_all(&mut self) {
+        self.stopping = true;
+        for (_, conn) in &self.conns {
+            conn.broken.set(true);
+            conn.wake();
+        }
+    }
+
+    /// Bytes in the data and the log directory.
+    pub(crate) fn sizes(&self) -> (u64, u64) {
+        self.dirs.sizes().unwrap_or((0, 0))
+    }
+}
+
+/// A waker for a connection whose task has not been polled yet.
+pub(crate) fn no_waker() -> Waker {
+    Waker::noop().clone()
+}

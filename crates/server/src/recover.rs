@@ -1,0 +1,163 @@
+//! From the files of a data directory to a tree: the newest snapshot that is whole, then the log after it.
+//!
+//! Source: `FileTxnSnapLog.restore`, 3.9; where this is stricter than Java, `docs/formats.md` says so.
+
+use std::time::Instant;
+
+use oxkeeper_node::{LoadError, Loader, Rules, Tree};
+use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
+use oxkeeper_storage::{
+    Candidate, Directories, LogReader, ReadLimits, SnapshotItem, SnapshotReader, StorageError, Tear,
+    candidates,
+};
+use tracing::{error, info, warn};
+
+/// What recovery found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The state.
+    pub tree: Tree,
+    /// The snapshot it began with, if there was one.
+    pub snapshot: Option<Zxid>,
+    /// Transactions replayed after it.
+    pub replayed: u64,
+    /// Transactions whose digest did not fit.
+    pub digest_mismatches: u64,
+    /// Where the log ends in a write that was cut short.
+    pub tear: Option<Tear>,
+}
+
+/// How to read a data directory.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoverOptions {
+    /// What the tree is to understand.
+    pub rules: Rules,
+    /// The longest string, buffer or record.
+    pub record_bytes_max: usize,
+    /// `snapshot.trust.empty`: logs without a snapshot are replayed over an empty tree.
+    pub trust_empty: bool,
+    /// Orders the tree's maps.
+    pub seed: u64,
+}
+
+/// Reads the state; writes nothing.
+///
+/// # Errors
+/// The directory cannot be read, or holds something that must not be started on. The message names the file.
+pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered, StorageError> {
+    let started = Instant::now();
+    let (mut tree, snapshot, fuzzy_until) = newest_tree(dirs, options)?;
+    let from = tree.last_zxid();
+    if let Some(zxid) = snapshot {
+        info!(
+            "Snapshot loaded in {} ms, highest zxid is {zxid}, digest is {}",
+            started.elapsed().as_millis(),
+            tree.digest()
+        );
+    }
+    let limits = ReadLimits { record_bytes_max: options.record_bytes_max };
+    let mut reader = LogReader::after(dirs.disk.clone(), &dirs.logs, from, limits)?;
+    let (mut replayed, mut digest_mismatches) = (0, 0);
+    while let Some(record) = reader.next_record()? {
+        let txn = TxnRecord::decode(record.payload).map_err(|error| {
+            StorageError::Refused(format!("transaction {} of the log cannot be read: {error}", record.zxid))
+        })?;
+        let fits = tree.replay(&txn);
+        replayed += 1;
+        // While the replay goes over what a fuzzy snapshot holds already, digests say nothing.
+        if fits == Some(false) && record.zxid >= fuzzy_until {
+            digest_mismatches += 1;
+            if digest_mismatches == 1 {
+                error!(
+                    "First digest mismatch on txn {}: expected {:?}, found {}",
+                    record.zxid,
+                    txn.digest,
+                    tree.digest()
+                );
+            }
+        }
+    }
+    if digest_mismatches > 0 {
+        error!("Digests are not matching after {digest_mismatches} of {replayed} transactions");
+    }
+    let tear = reader.tear().cloned();
+    let orphans = tree.drop_orphans();
+    if orphans > 0 {
+        warn!("Removed {orphans} ephemerals of sessions that neither the snapshot nor the log knows");
+    }
+    for path in tree.unreadable() {
+        warn!("The access control list of {path} is lost; only a super user may touch it");
+    }
+    info!("{replayed} txns loaded in {} ms", started.elapsed().as_millis());
+    Ok(Recovered { tree, snapshot, replayed, digest_mismatches, tear })
+}
+
+/// The tree of the newest snapshot that can be read, its zxid, and up to where it may already be newer.
+fn newest_tree(
+    dirs: &Directories,
+    options: &RecoverOptions,
+) -> Result<(Tree, Option<Zxid>, Zxid), StorageError> {
+    let mut failed = None;
+    for candidate in candidates(&*dirs.disk, &dirs.snapshots)? {
+        info!("Reading snapshot {}", candidate.path.display());
+        match load(dirs, &candidate, options) {
+            Ok((tree, fuzzy_until)) => return Ok((tree, Some(candidate.zxid), fuzzy_until)),
+            Err(error @ StorageError::Refused(_)) => return Err(error),
+            Err(error) => {
+                warn!("problem reading snap file {}: {error}", candidate.path.display());
+                failed = Some(error);
+            }
+        }
+    }
+    if let Some(error) = failed {
+        let dir = dirs.snapshots.display();
+        return Err(StorageError::Refused(format!(
+            "Not able to find valid snapshots in {dir}; the last one: {error}"
+        )));
+    }
+    if dirs.has_logs()? && !options.trust_empty {
+        return Err(StorageError::Refused(format!(
+            "No snapshot found, but there are log entries. Something is broken! Restore a snapshot into {}, or set \
+             zookeeper.snapshot.trust.empty=true if there never was one",
+            dirs.snapshots.display()
+        )));
+    }
+    Ok((Tree::new(options.seed, options.rules), None, Zxid::ZERO))
+}
+
+fn load(
+    dirs: &Directories,
+    candidate: &Candidate,
+    options: &RecoverOptions,
+) -> Result<(Tree, Zxid), StorageError> {
+    let mut reader = SnapshotReader::open(&dirs.disk, candidate, options.record_bytes_max)?;
+    let mut loader = Loader::new(options.seed, options.rules);
+    let refused = |error: LoadError| match error {
+        LoadError::TtlNotEnabled { .. } => StorageError::Refused(error.to_string()),
+        other => StorageError::Damaged { path: candidate.path.clone(), offset: 0, what: other.to_string() },
+    };
+    while let Some(item) = reader.next_item()? {
+        match item {
+            SnapshotItem::Session(id, timeout_ms) => loader.session(SessionId(id.0), timeout_ms),
+            SnapshotItem::Acl(id, encoded) => loader.acl(id, encoded).map_err(refused)?,
+            SnapshotItem::Node { path, data, acl, stat } => {
+                loader.node(&String::from_utf8_lossy(path), data, acl, stat).map_err(refused)?;
+            }
+        }
+    }
+    let tree = loader.finish(candidate.zxid);
+    let fuzzy_until = match reader.tail().digest {
+        Some((zxid, version, digest)) if zxid == candidate.zxid && options.rules.digest => {
+            if version == oxkeeper_proto::TxnDigest::VERSION && digest != tree.digest() {
+                error!(
+                    "Digests are not matching. Snapshot {zxid}: expected {digest}, found {}",
+                    tree.digest()
+                );
+            }
+            zxid
+        }
+        Some((zxid, ..)) => zxid,
+        None => candidate.zxid,
+    };
+    Ok((tree, fuzzy_until))
+}
