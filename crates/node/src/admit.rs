@@ -78,19 +78,22 @@ impl Node {
 
     fn admit_write(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
         let Call { xid, op, received_ms } = call;
-        let request = match Request::decode(op, reader) {
-            Ok(request) => request,
-            Err(error) => {
-                debug!("A body of {op:?} does not parse: {error}");
-                return self.reply_in_turn(id, Notice::refusal(xid, ErrorCode::MARSHALLINGERROR), fx);
-            }
-        };
+        let body = reader.clone();
+        let request = Request::decode(op, reader);
+        let takes_zxid = request.is_err() && fails_in_order(op, body);
+        if let Err(error) = &request {
+            debug!("A body of {op:?} does not parse: {error}");
+        }
         let Some(conn) = self.conns.get_mut(id) else { return };
         let session = conn.session;
         // Taken out while the tree looks at them; preparing never touches connections.
         let identities = std::mem::take(&mut conn.identities);
         let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing: Ok(()) };
-        let proposed = self.propose(&asked, &request, fx);
+        let proposed = match &request {
+            Ok(request) => self.propose(&asked, request, fx),
+            Err(_) if takes_zxid => Ok(self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx)),
+            Err(_) => Err(ErrorCode::MARSHALLINGERROR),
+        };
         if let Some(conn) = self.conns.get_mut(id) {
             conn.identities = identities;
         }
@@ -170,6 +173,12 @@ impl Node {
             conn.waiting.append(&mut behind);
         }
     }
+}
+
+/// Whether a request that cannot be read fails with a zxid. Java takes the zxid before it reads a multi, and
+/// after it has read the bytes of anything else; that a path is null it only sees later.
+fn fails_in_order(op: OpCode, body: Reader<'_>) -> bool {
+    op == OpCode::Multi || Request::decode(op, &mut body.with_nulls_as_empty()).is_ok()
 }
 
 /// Operations that a connection's line holds but the log does not.

@@ -1,7 +1,9 @@
 //! Stages 4 and 5: a request becomes a transaction, the transaction a proposal.
 
 use bytes::Bytes;
-use oxkeeper_proto::{ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid, Zxid};
+use oxkeeper_proto::{
+    CreateMode, ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid, Zxid,
+};
 use oxkeeper_tree::{Asker, Identity, Stamp};
 use oxkeeper_zab::Proposal;
 use tracing::warn;
@@ -41,7 +43,11 @@ impl Node {
         };
         let mut txn = match prepared {
             Ok(txn) => txn,
-            Err(ErrorCode::MARSHALLINGERROR) => return Err(ErrorCode::MARSHALLINGERROR),
+            // Java takes the zxid before it reads a multi, and after it has read anything else; and it
+            // trips over a null list in a multi even earlier.
+            Err(ErrorCode::MARSHALLINGERROR) if !is_ordered_failure(request) => {
+                return Err(ErrorCode::MARSHALLINGERROR);
+            }
             Err(code) => Txn::Error { code },
         };
         self.encode(asked, stamp, &txn);
@@ -63,12 +69,24 @@ impl Node {
             };
             self.encode(asked, stamp, &txn);
         }
+        Ok(self.put_forward(asked, stamp.zxid, fx))
+    }
+
+    /// Proposes the failure of a request whose body could not even be read.
+    pub(crate) fn propose_error(&mut self, asked: &Asked<'_>, code: ErrorCode, fx: &mut Effects) -> Zxid {
+        let stamp = Stamp { zxid: self.solo.next_zxid(), time_ms: self.now.wall_ms };
+        self.encode(asked, stamp, &Txn::Error { code });
+        self.put_forward(asked, stamp.zxid, fx)
+    }
+
+    /// Puts what is encoded on its way.
+    fn put_forward(&mut self, asked: &Asked<'_>, zxid: Zxid, fx: &mut Effects) -> Zxid {
         self.proposal_sizes.add(self.scratch.len());
         let payload = Bytes::copy_from_slice(&self.scratch);
-        self.solo.propose(Proposal { zxid: stamp.zxid, payload: payload.clone() });
-        self.origins.push_back((stamp.zxid, asked.origin));
-        fx.appends.push(Append { zxid: stamp.zxid, payload });
-        Ok(stamp.zxid)
+        self.solo.propose(Proposal { zxid, payload: payload.clone() });
+        self.origins.push_back((zxid, asked.origin));
+        fx.appends.push(Append { zxid, payload });
+        zxid
     }
 
     /// Encodes the one time that a transaction is encoded.
@@ -85,4 +103,19 @@ impl Node {
             out.put_long(self.pending.digest());
         }
     }
+}
+
+/// Whether a request that is malformed as a whole fails with a zxid of its own: unless the first thing wrong
+/// with a multi is a null list.
+fn is_ordered_failure(request: &Request<'_>) -> bool {
+    let Request::Multi(ops) = request else { return false };
+    for op in ops {
+        let Request::Create(create) = op else { continue };
+        match CreateMode::from_flags(create.flags) {
+            None => return true,
+            Some(mode) if create.acl.is_none() && !mode.ttl => return false,
+            Some(_) => {}
+        }
+    }
+    true
 }

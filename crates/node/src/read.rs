@@ -176,7 +176,9 @@ fn look_up<'a>(tree: &'a Tree, conn: &'a Conn, request: &'a Request<'_>) -> Resu
         }
         Request::GetAcl { path } => get_acl(tree, conn, path),
         Request::GetAllChildrenNumber { path } => {
-            Ok(Reply::Count(readable(tree, conn, path)?.descendants_len().cast_signed()))
+            // By its other name Java counts the root among its descendants.
+            let alias = i32::from(path.is_empty());
+            Ok(Reply::Count(readable(tree, conn, path)?.descendants_len().cast_signed() + alias))
         }
         Request::GetEphemerals { prefix } => {
             let prefix = prefix.as_deref().filter(|p| !p.trim().is_empty() && *p != "/").unwrap_or_default();

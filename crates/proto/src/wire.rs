@@ -52,13 +52,22 @@ pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     length_max: usize,
+    nulls_are_empty: bool,
 }
 
 impl<'a> Reader<'a> {
     /// A reader whose strings and buffers may be as long as the bytes there are.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { bytes, at: 0, length_max: bytes.len() }
+        Reader { bytes, at: 0, length_max: bytes.len(), nulls_are_empty: false }
+    }
+
+    /// The same, but a null where a string is required reads as empty: tells a record that is complete but
+    /// for its nulls from one that is cut short.
+    #[must_use]
+    pub fn with_nulls_as_empty(mut self) -> Reader<'a> {
+        self.nulls_are_empty = true;
+        self
     }
 
     /// Bytes not read yet.
@@ -184,6 +193,7 @@ impl<'a> Reader<'a> {
     pub fn string(&mut self) -> Result<Cow<'a, str>, DecodeError> {
         match self.buffer()? {
             Some(bytes) => Ok(text(bytes)),
+            None if self.nulls_are_empty => Ok(Cow::Borrowed("")),
             None => Err(self.error(DecodeErrorKind::Null)),
         }
     }

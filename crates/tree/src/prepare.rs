@@ -391,15 +391,18 @@ fn check_version(expected: i32, version: i32) -> Result<(), ErrorCode> {
 /// Within a multi, flags that do not fit the operation make the whole request malformed.
 fn check_create_in_multi(create: &Create<'_>) -> Result<(), ErrorCode> {
     let mode = CreateMode::from_flags(create.flags).ok_or(ErrorCode::MARSHALLINGERROR)?;
+    if create.acl.is_none() && !mode.ttl {
+        return Err(ErrorCode::MARSHALLINGERROR);
+    }
     if mode.ttl && create.op != OpCode::CreateTtl { Err(ErrorCode::MARSHALLINGERROR) } else { Ok(()) }
 }
 
-/// Within a multi the flags decide the kind of transaction, not the operation.
+/// Within a multi the flags decide the kind of transaction as well as the operation.
 fn op_in_multi(create: &Create<'_>) -> OpCode {
     match CreateMode::from_flags(create.flags) {
-        Some(mode) if mode.container => OpCode::CreateContainer,
+        Some(mode) if mode.container || create.op == OpCode::CreateContainer => OpCode::CreateContainer,
         Some(mode) if mode.ttl => OpCode::CreateTtl,
-        _ if create.op == OpCode::Create2 => OpCode::Create2,
-        _ => OpCode::Create,
+        _ if matches!(create.op, OpCode::Create | OpCode::CreateTtl) => OpCode::Create,
+        _ => OpCode::Create2,
     }
 }
