@@ -113,8 +113,8 @@ fn is_ordered_failure(request: &Request<'_>) -> bool {
         let Request::Create(create) = op else { continue };
         match CreateMode::from_flags(create.flags) {
             None => return true,
+            Some(_) if create.acl.is_none() && create.op != OpCode::CreateTtl => return false,
             Some(mode) if mode.ttl && create.op != OpCode::CreateTtl => return true,
-            Some(mode) if create.acl.is_none() && !mode.ttl => return false,
             Some(_) => {}
         }
     }

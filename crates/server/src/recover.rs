@@ -147,7 +147,8 @@ fn load(
     }
     let tree = loader.finish(candidate.zxid);
     let fuzzy_until = match reader.tail().digest {
-        Some((zxid, version, digest)) if zxid == candidate.zxid && options.rules.digest => {
+        // Before the first transaction Java writes zeros.
+        Some((zxid, version, digest)) if zxid == candidate.zxid && zxid.0 != 0 && options.rules.digest => {
             if version == oxkeeper_proto::TxnDigest::VERSION && digest != tree.digest() {
                 error!(
                     "Digests are not matching. Snapshot {zxid}: expected {digest}, found {}",

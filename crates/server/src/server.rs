@@ -259,7 +259,8 @@ fn prepare_directory(
     let compression = setup::compression(config);
     let mut writer =
         SnapshotWriter::create(dirs.disk.clone(), &dirs.snapshots, fresh.last_zxid(), compression)?;
-    let digest = fresh.begin_snapshot().and_then(|start| start.digest);
+    // Before the first transaction Java writes a digest of 0, so that both write the same bytes.
+    let digest = fresh.begin_snapshot().and_then(|start| start.digest).map(|_| 0);
     while let Some(slice) = fresh.next_slice(1 << 16) {
         writer.write(&slice.bytes)?;
     }

@@ -391,7 +391,7 @@ fn check_version(expected: i32, version: i32) -> Result<(), ErrorCode> {
 /// Within a multi, flags that do not fit the operation make the whole request malformed.
 fn check_create_in_multi(create: &Create<'_>) -> Result<(), ErrorCode> {
     let mode = CreateMode::from_flags(create.flags).ok_or(ErrorCode::MARSHALLINGERROR)?;
-    if create.acl.is_none() && !mode.ttl {
+    if create.acl.is_none() && create.op != OpCode::CreateTtl {
         return Err(ErrorCode::MARSHALLINGERROR);
     }
     if mode.ttl && create.op != OpCode::CreateTtl { Err(ErrorCode::MARSHALLINGERROR) } else { Ok(()) }

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Runs every interop suite against Oxkeeper, and with --also-java against Apache ZooKeeper 3.9.5 first: a check
+that Java fails is wrong. Needs what interop/setup.sh brings; anything missing is a failure.
+
+    interop/run.py [--also-java] [--ops 20000] [--only NAME]
+"""
+import argparse
+import subprocess
+import sys
+import time
+
+import handover
+from servers import PEERS, ROOT, Server
+
+HERE = ROOT / "interop"
+SUITES = {
+    "wire": [sys.executable, str(HERE / "suite_wire.py"), "{port}"],
+    "kazoo": [str(PEERS / "venv/bin/python"), str(HERE / "suite_kazoo.py"), "{port}"],
+    "c": [str(PEERS / "c-suite"), "127.0.0.1:{port}"],
+    "go": [str(PEERS / "go-suite"), "127.0.0.1:{port}"],
+    "node": ["node", str(PEERS / "node/suite.js"), "127.0.0.1:{port}"],
+    "zkCli": [sys.executable, str(HERE / "suite_zkcli.py"), "{port}"],
+    "curator": ["java", "-Xmx256m", f"-Dlogback.configurationFile={HERE}/java/logback.xml",
+                "-Dzookeeper.log.level=ERROR", "-cp", f"{PEERS}/classes:{PEERS}/jars/*", "Suite", "127.0.0.1:{port}"],
+}
+
+
+def suite(name, kind, failures):
+    with Server(kind) as server:
+        command = [part.format(port=server.port) for part in SUITES[name]]
+        print(f"== {name} against {kind}", flush=True)
+        try:
+            code = subprocess.run(command, timeout=240, cwd=HERE).returncode
+        except subprocess.TimeoutExpired:
+            code = "not within 240 s"
+        if code != 0:
+            failures.append(f"{name} against {kind}: {code}")
+            print((server.directory / f"{kind}.log").read_text(errors="replace")[-3000:])
+
+
+def differential(ops, seed, failures):
+    # The reapers of two servers do not act at the same moment.
+    with Server("java", reap_ms=600_000) as java, Server("oxkeeper", reap_ms=600_000) as oxkeeper:
+        command = [sys.executable, str(HERE / "differential.py"), "--a", str(java.port), "--b", str(oxkeeper.port),
+                   "--ops", str(ops), "--seed", str(seed)]
+        if subprocess.run(command, timeout=900).returncode != 0:
+            failures.append("differential")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--also-java", action="store_true")
+    parser.add_argument("--ops", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100000)
+    parser.add_argument("--only", choices=[*SUITES, "differential", "handover"])
+    args = parser.parse_args()
+    failures, ran = [], 0
+    for name in SUITES:
+        if args.only in (None, name):
+            for kind in (["java"] if args.also_java else []) + ["oxkeeper"]:
+                suite(name, kind, failures)
+                ran += 1
+    if args.only in (None, "differential"):
+        differential(args.ops, args.seed, failures)
+        ran += 1
+    if args.only in (None, "handover"):
+        try:
+            handover.main()
+        except (AssertionError, OSError, SystemExit) as error:
+            failures.append(f"handover: {error}")
+        ran += 1
+    for failure in failures:
+        print(f"FAILED {failure}")
+    print(f"interop: {ran - len(failures)} passed, {len(failures)} failed")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
