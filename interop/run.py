@@ -8,6 +8,7 @@ import argparse
 import subprocess
 import sys
 
+import crash
 import handover
 from servers import PEERS, ROOT, Server
 
@@ -51,7 +52,7 @@ def main():
     parser.add_argument("--also-java", action="store_true")
     parser.add_argument("--ops", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=21)
-    parser.add_argument("--only", choices=[*SUITES, "differential", "handover"])
+    parser.add_argument("--only", choices=[*SUITES, "differential", "handover", "crash"])
     args = parser.parse_args()
     failures, ran = [], 0
     for name in SUITES:
@@ -62,12 +63,13 @@ def main():
     if args.only in (None, "differential"):
         differential(args.ops, args.seed, failures)
         ran += 1
-    if args.only in (None, "handover"):
-        try:
-            handover.main()
-        except (AssertionError, OSError, SystemExit) as error:
-            failures.append(f"handover: {error}")
-        ran += 1
+    for name, module in (("handover", handover), ("crash", crash)):
+        if args.only in (None, name):
+            try:
+                module.main()
+            except (AssertionError, OSError, SystemExit) as error:
+                failures.append(f"{name}: {error}")
+            ran += 1
     for failure in failures:
         print(f"FAILED {failure}")
     print(f"interop: {ran - len(failures)} passed, {len(failures)} failed")

@@ -1,6 +1,7 @@
 //! The core loop's state: the node, its connections and its log, on one thread. Whoever has something for
 //! the node steps it and then carries out what it wants done.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use oxkeeper_proto::Zxid;
 use oxkeeper_storage::{Directories, SnapshotTrigger, StorageError, TxnLog};
 use slab::Slab;
 use tokio::sync::Notify;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::conn::ConnIo;
 use crate::disk_thread::{self, Job};
@@ -30,6 +31,21 @@ const INLINE_ALONE_BELOW: Duration = Duration::from_millis(5);
 
 /// Java's default: client requests, server packets, session and warning traces.
 const TRACE_MASK: i64 = 306;
+
+/// The runtime survives a task that panics; a node that has panicked must not be asked again.
+struct StopOnPanic<'a> {
+    broken: &'a Cell<bool>,
+    wake: &'a Notify,
+}
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.broken.set(true);
+            self.wake.notify_one();
+        }
+    }
+}
 
 /// Where the log is.
 #[derive(Debug)]
@@ -67,9 +83,13 @@ pub(crate) struct Core {
     expected_sync: Duration,
     trigger: SnapshotTrigger,
     preparing: bool,
+    /// The next file became ready while the log was away.
+    prepared_meanwhile: bool,
     jobs: mpsc::Sender<Job>,
     pub(crate) commit_wanted: Rc<Notify>,
     pub(crate) failed: Option<ServerError>,
+    /// The node has panicked.
+    pub(crate) broken: Cell<bool>,
     pub(crate) failed_wake: Rc<Notify>,
     pub(crate) stopping: bool,
     /// What `gtmk` tells and `stmk` sets; nothing depends on it.
@@ -103,9 +123,11 @@ impl Core {
             expected_sync: Duration::ZERO,
             trigger,
             preparing: false,
+            prepared_meanwhile: false,
             jobs,
             commit_wanted: Rc::new(Notify::new()),
             failed: None,
+            broken: Cell::new(false),
             failed_wake: Rc::new(Notify::new()),
             stopping: false,
             trace_mask: TRACE_MASK,
@@ -183,6 +205,10 @@ impl Core {
     /// The same for several inputs of one turn, which happen at one time.
     #[inline]
     pub(crate) fn step_at(&mut self, now: Now, input: Input<'_>) {
+        if self.broken.get() {
+            return;
+        }
+        let _guard = StopOnPanic { broken: &self.broken, wake: &self.failed_wake };
         if let Some(node) = &mut self.node {
             node.step(now, input, &mut self.fx);
         }
@@ -344,6 +370,9 @@ impl Core {
         took: Duration,
     ) {
         self.log = LogPlace::Here(log);
+        if std::mem::take(&mut self.prepared_meanwhile) {
+            self.prepared();
+        }
         self.fx.appends.splice(0..0, std::mem::take(&mut self.held));
         if !self.fx.appends.is_empty() {
             self.append();
@@ -382,12 +411,12 @@ impl Core {
     }
 
     pub(crate) fn prepared(&mut self) {
-        self.preparing = false;
-        if let LogPlace::Here(log) = &mut self.log {
-            log.set_prepared();
-        } else {
-            // It is with the log thread: prepare again when it is back and still wants a file.
-            debug!("A prepared log file came while the log was away");
+        match &mut self.log {
+            LogPlace::Here(log) => {
+                self.preparing = false;
+                log.set_prepared();
+            }
+            LogPlace::Away => self.prepared_meanwhile = true,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The two threads that touch the disk beside the core: one syncs the log when the core has other things to
 //! do meanwhile, the other writes snapshots, prepares log files and purges old ones.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -72,6 +74,8 @@ pub(crate) struct SnapshotOptions {
     pub(crate) dirs: Directories,
     pub(crate) compression: Compression,
     pub(crate) last_zxid: bool,
+    /// Set when the server stops: nobody waits for what is not begun.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// Starts the thread for everything else. It ends when the sender is dropped.
@@ -109,7 +113,7 @@ impl Housekeeper {
                     let _ = self.done.send(done);
                 }
             }
-            Job::Prepare(bytes) => match prepare(&*dirs.disk, &dirs.logs, bytes) {
+            Job::Prepare(bytes) => match prepare(&*dirs.disk, &dirs.logs, bytes, &self.options.stop) {
                 Ok(()) => {
                     let _ = self.done.send(Done::Prepared);
                 }

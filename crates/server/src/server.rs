@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -152,7 +153,23 @@ fn run(
         Vec::new()
     };
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, serve(config, dirs, ready, stopped))
+    let mut threads = Threads { stop: Arc::new(AtomicBool::new(false)), joins: Vec::new() };
+    let result =
+        LocalSet::new().block_on(&runtime, serve(config, dirs.clone(), ready, stopped, &mut threads));
+    // With the tasks their senders are gone, and without them the threads end.
+    drop(runtime);
+    threads.stop.store(true, Ordering::Relaxed);
+    for thread in threads.joins {
+        let _ = thread.join();
+    }
+    dirs.clean()?;
+    result
+}
+
+/// The threads beside the core's.
+struct Threads {
+    stop: Arc<AtomicBool>,
+    joins: Vec<JoinHandle<()>>,
 }
 
 async fn serve(
@@ -160,6 +177,7 @@ async fn serve(
     dirs: Directories,
     ready: oneshot::Sender<SocketAddr>,
     mut stopped: watch::Receiver<bool>,
+    threads: &mut Threads,
 ) -> Result<(), ServerError> {
     let listener = listen::bind(&config)?;
     let address = listener.local_addr()?;
@@ -172,8 +190,10 @@ async fn serve(
         dirs: dirs.clone(),
         compression: setup::compression(&config),
         last_zxid: config.snapshot_last_zxid,
+        stop: threads.stop.clone(),
     };
     let (jobs, jobs_join) = housekeeping_thread(done, snapshots)?;
+    threads.joins.extend([log_join, jobs_join]);
     let log = TxnLog::new(dirs.disk.clone(), dirs.logs.clone(), setup::log_options(&config));
     let trigger = SnapshotTrigger::new(config.snap_count, config.snap_bytes, seed);
     let core = Rc::new(RefCell::new(Core::new(config.clone(), dirs.clone(), log, trigger, jobs)));
@@ -208,10 +228,9 @@ async fn serve(
         () = failed.notified() => {}
     }
     finish(&core).await;
-    let failed = core.borrow_mut().failed.take();
+    let broken = core.borrow().broken.get().then_some(ServerError::Broken);
+    let failed = core.borrow_mut().failed.take().or(broken);
     drop(core);
-    // The threads end when the tasks that hold their senders are dropped, with the runtime.
-    drop((log_join, jobs_join));
     failed.map_or(Ok(()), Err)
 }
 

@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::names;
 use crate::snapwrite::UNFINISHED;
-use crate::txnlog::PREPARED;
+use crate::txnlog::{BEGINNING, PREPARED, PREPARING};
 
 const VERSION: &str = "version-2";
 const LOCK: &str = "oxkeeper.lock";
@@ -78,7 +78,13 @@ impl Directories {
     /// # Errors
     /// The disk failed.
     pub fn clean(&self) -> Result<(), StorageError> {
-        for (dir, name) in [(&self.snapshots, UNFINISHED), (&self.logs, PREPARED)] {
+        let ours = [
+            (&self.snapshots, UNFINISHED),
+            (&self.logs, PREPARED),
+            (&self.logs, PREPARING),
+            (&self.logs, BEGINNING),
+        ];
+        for (dir, name) in ours {
             if self.list(dir)?.iter().any(|entry| entry.name == name) {
                 let path = dir.join(name);
                 self.disk.remove(&path).map_err(|error| StorageError::io("removing", &path, error))?;

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oxkeeper_proto::{Put, Zxid};
 use tracing::{debug, info, warn};
@@ -22,6 +23,11 @@ pub(crate) const END_OF_RECORD: u8 = b'B';
 pub(crate) const RECORD_HEADER: usize = 12;
 /// A file of zeros that waits to become a log. No server takes the name for one.
 pub(crate) const PREPARED: &str = "oxkeeper-next-log";
+/// The same while it is being filled, by whoever fills it.
+pub(crate) const PREPARING: &str = "oxkeeper-preparing-log";
+/// A log that has to do without zeros, until its first records are durable. Never the name of a file that
+/// another thread may be filling with zeros.
+pub(crate) const BEGINNING: &str = "oxkeeper-beginning-log";
 /// Zeros are written and synced in pieces of this size, so that no other sync waits long for them.
 const PREPARE_STEP: usize = 1 << 20;
 
@@ -152,17 +158,15 @@ impl TxnLog {
     /// no log is ever empty or headless.
     fn open(&mut self, first: Zxid) -> Result<(), StorageError> {
         let path = self.dir.join(names::log(first));
-        let spare = self.dir.join(PREPARED);
+        let prepared = std::mem::take(&mut self.prepared);
+        let unnamed = self.dir.join(if prepared { PREPARED } else { BEGINNING });
         let named = path.clone();
         let failed = |action: &'static str| {
             let path = named.clone();
             move |error| StorageError::io(action, &path, error)
         };
-        let prepared = std::mem::take(&mut self.prepared);
-        let mut file = match self.disk.open(&spare) {
-            Ok(file) if prepared => file,
-            _ => self.disk.create(&spare).map_err(failed("creating"))?,
-        };
+        let opened = if prepared { self.disk.open(&unnamed) } else { self.disk.create(&unnamed) };
+        let mut file = opened.map_err(failed("creating"))?;
         let prepared_to = file.size().map_err(failed("reading"))?;
         let mut bytes = Vec::with_capacity(FILE_HEADER.len() + self.batch.len());
         bytes.extend_from_slice(&FILE_HEADER);
@@ -171,7 +175,7 @@ impl TxnLog {
         if self.options.sync {
             file.sync_data().map_err(failed("syncing"))?;
         }
-        self.disk.rename(&spare, &path).map_err(failed("naming"))?;
+        self.disk.rename(&unnamed, &path).map_err(failed("naming"))?;
         if self.options.sync {
             self.disk.sync_dir(&self.dir).map_err(failed("syncing the directory of"))?;
         }
@@ -215,12 +219,13 @@ pub(crate) fn adler(bytes: &[u8]) -> u32 {
     simd_adler32::adler32(&bytes)
 }
 
-/// Writes a file of zeros for the next log to begin in. Meant for a thread of its own.
+/// Writes a file of zeros for the next log to begin in. Meant for a thread of its own; ends early, without a
+/// file, once `stop` is set.
 ///
 /// # Errors
 /// The disk is full or failed; the log does without.
-pub fn prepare(disk: &dyn Disk, dir: &Path, bytes: u64) -> Result<(), StorageError> {
-    let path = dir.join(PREPARED);
+pub fn prepare(disk: &dyn Disk, dir: &Path, bytes: u64, stop: &AtomicBool) -> Result<(), StorageError> {
+    let path = dir.join(PREPARING);
     let write = || {
         let mut file = disk.create(&path)?;
         let zeros = vec![0; PREPARE_STEP];
@@ -230,8 +235,11 @@ pub fn prepare(disk: &dyn Disk, dir: &Path, bytes: u64) -> Result<(), StorageErr
             file.write_at(zeros.get(..step).unwrap_or_default(), at)?;
             file.sync_data()?;
             at += step as u64;
+            if stop.load(Ordering::Relaxed) {
+                return disk.remove(&path);
+            }
         }
-        Ok(())
+        disk.rename(&path, &dir.join(PREPARED))
     };
     write().map_err(|error| {
         let _ = disk.remove(&path);
@@ -331,13 +339,13 @@ mod tests {
         let disk = MemoryDisk::default();
         let options = LogOptions { prepare_bytes: 300, ..PLAIN };
         let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
-        prepare(&disk, Path::new("/d"), 300).unwrap();
+        prepare(&disk, Path::new("/d"), 300, &AtomicBool::new(false)).unwrap();
         log.set_prepared();
         log.append(Zxid(1), &[1; 100]);
         log.commit().unwrap();
         assert_eq!(content(&disk, "log.1").len(), 300);
         assert!(log.wants_prepared());
-        prepare(&disk, Path::new("/d"), 300).unwrap();
+        prepare(&disk, Path::new("/d"), 300, &AtomicBool::new(false)).unwrap();
         log.set_prepared();
         for zxid in 2..4 {
             log.append(Zxid(zxid), &[1; 100]);
@@ -347,6 +355,21 @@ mod tests {
         drop(log);
         assert_eq!(content(&disk, "log.3").len(), 16 + 113);
         assert_eq!(disk.list(Path::new("/d")).unwrap().len(), 2, "no spare file is left");
+    }
+
+    /// A log that begins while another thread still fills the next file with zeros.
+    #[test]
+    fn zeros_never_reach_a_log_that_did_not_wait_for_them() {
+        let disk = MemoryDisk::default();
+        let options = LogOptions { prepare_bytes: 300, ..PLAIN };
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
+        let mut filling = disk.create(Path::new("/d").join(PREPARING).as_path()).unwrap();
+        log.append(Zxid(1), &[1; 100]);
+        log.commit().unwrap();
+        filling.write_at(&[0; 300], 0).unwrap();
+        disk.rename(&Path::new("/d").join(PREPARING), &Path::new("/d").join(PREPARED)).unwrap();
+        filling.write_at(&[0; 300], 0).unwrap();
+        assert_eq!(content(&disk, "log.1")[28..128], [1; 100]);
     }
 
     #[test]

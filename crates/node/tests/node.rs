@@ -1,0 +1,370 @@
+//! The node's promises, tested by its one door: inputs in, effects out, time and durability as arguments.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use oxkeeper_node::{
+    Answer, ConnId, Effects, Input, Node, Now, Query, QueryId, Rules, Settings, SnapshotStep, Tree,
+};
+use oxkeeper_proto::{
+    AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, OpCode, Reader, Reply, ReplyHeader, Request,
+    RequestHeader, SessionId, WatcherEvent, Xid, Zxid, session,
+};
+
+struct World {
+    node: Node,
+    fx: Effects,
+    now_ms: u64,
+    conns: u32,
+}
+
+/// What a client reads.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Reply(i32, i64, ErrorCode),
+    Event(i64, i32, String),
+}
+
+impl World {
+    fn new() -> World {
+        let settings = Settings { tick_ms: 100, session_timeout_min_ms: 200, ..Settings::standard(3) };
+        let now = Now { mono: Duration::ZERO, wall_ms: 1_000_000 };
+        World {
+            node: Node::new(settings, Tree::new(1, Rules::DEFAULT), now),
+            fx: Effects::default(),
+            now_ms: 0,
+            conns: 0,
+        }
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let now = Now { mono: Duration::from_millis(self.now_ms), wall_ms: 1_000_000 + self.now_ms as i64 };
+        self.node.step(now, input, &mut self.fx);
+    }
+
+    /// Makes everything that was appended durable.
+    fn persist(&mut self) {
+        while let Some(last) = self.fx.appends.last().map(|append| append.zxid) {
+            self.fx.appends.clear();
+            self.step(Input::Persisted(last));
+        }
+    }
+
+    fn connect(&mut self, session: SessionId, password: &[u8], timeout_ms: i32) -> (ConnId, ConnectResponse) {
+        let conn = self.open();
+        let mut frame = Vec::new();
+        ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: Zxid(0),
+            timeout_ms,
+            session_id: session,
+            password: Some(password),
+            read_only: Some(false),
+        }
+        .encode(&mut frame);
+        self.step(Input::Frame { conn, bytes: &frame });
+        self.persist();
+        let out = std::mem::take(self.fx.outbox(conn));
+        (conn, ConnectResponse::decode(&out[4..]).unwrap())
+    }
+
+    fn client(&mut self) -> ConnId {
+        self.connect(SessionId(0), &[0; 16], 400).0
+    }
+
+    fn open(&mut self) -> ConnId {
+        self.conns += 1;
+        let conn = ConnId { index: self.conns, generation: 1 };
+        let peer = (IpAddr::V4(Ipv4Addr::LOCALHOST), 1000);
+        self.step(Input::Opened { conn, peer, identities: Vec::new() });
+        conn
+    }
+
+    fn send(&mut self, conn: ConnId, xid: i32, request: &Request<'_>) {
+        let mut frame = Vec::new();
+        RequestHeader { xid: Xid(xid), op: request.op().number() }.encode(&mut frame);
+        request.encode(&mut frame);
+        self.step(Input::Frame { conn, bytes: &frame });
+    }
+
+    fn seen(&mut self, conn: ConnId) -> Vec<Seen> {
+        let out = std::mem::take(self.fx.outbox(conn));
+        let mut all = Vec::new();
+        let mut rest = &out[..];
+        while let Some((len, more)) = rest.split_first_chunk::<4>() {
+            let (frame, more) = more.split_at(u32::from_be_bytes(*len) as usize);
+            rest = more;
+            let mut reader = Reader::new(frame);
+            let header = ReplyHeader::decode(&mut reader).unwrap();
+            all.push(if header.xid == Xid::EVENT {
+                let event = WatcherEvent::decode(&mut reader).unwrap();
+                Seen::Event(header.zxid.0, event.kind.number(), event.path.into_owned())
+            } else {
+                Seen::Reply(header.xid.0, header.zxid.0, header.err)
+            });
+        }
+        all
+    }
+
+    fn is_closed(&mut self, conn: ConnId) -> bool {
+        self.fx.closes.contains(&conn)
+    }
+}
+
+fn create(path: &str, flags: i32) -> Request<'_> {
+    Request::Create(Create {
+        op: OpCode::Create,
+        path: path.into(),
+        data: None,
+        acl: Some(AclList::OPEN),
+        flags,
+        ttl: -1,
+    })
+}
+
+fn exists(path: &str, watch: bool) -> Request<'_> {
+    Request::Exists { path: path.into(), watch }
+}
+
+const OK: ErrorCode = ErrorCode::OK;
+
+#[test]
+fn nothing_is_acknowledged_before_it_is_durable() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.send(conn, 1, &create("/a", 0));
+    w.send(conn, 2, &create("/a", 0));
+    assert_eq!(w.seen(conn), []);
+    assert_eq!(w.fx.appends.len(), 2);
+    w.step(Input::Persisted(Zxid(2)));
+    assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK)]);
+    w.step(Input::Persisted(Zxid(3)));
+    assert_eq!(w.seen(conn), [Seen::Reply(2, 3, ErrorCode::NODEEXISTS)]);
+}
+
+#[test]
+fn a_read_sees_the_writes_before_it_and_none_after() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.send(conn, 1, &create("/a", 0));
+    w.send(conn, 2, &exists("/a", false));
+    w.send(conn, 3, &Request::Delete { path: "/a".into(), version: -1 });
+    w.send(conn, 4, &exists("/a", false));
+    let other = w.client();
+    w.send(other, 1, &exists("/a", false));
+    assert_eq!(w.seen(conn).len(), 4, "all four were made durable with the other's session");
+    let mut w = World::new();
+    let conn = w.client();
+    for (xid, request) in
+        [(1, create("/a", 0)), (2, exists("/a", false)), (3, create("/a/b", 0)), (4, exists("/a/b", false))]
+    {
+        w.send(conn, xid, &request);
+    }
+    w.step(Input::Persisted(Zxid(2)));
+    assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK), Seen::Reply(2, 2, OK)]);
+    w.step(Input::Persisted(Zxid(3)));
+    assert_eq!(w.seen(conn), [Seen::Reply(3, 3, OK), Seen::Reply(4, 3, OK)]);
+}
+
+#[test]
+fn an_event_precedes_the_reply_that_could_reveal_the_change() {
+    let mut w = World::new();
+    let (writer, watcher) = (w.client(), w.client());
+    w.send(writer, 1, &exists("/a", true));
+    w.send(watcher, 1, &exists("/a", true));
+    w.seen(watcher);
+    w.send(writer, 2, &create("/a", 0));
+    w.persist();
+    assert_eq!(
+        w.seen(writer),
+        [Seen::Reply(1, 2, ErrorCode::NONODE), Seen::Event(3, 1, "/a".into()), Seen::Reply(2, 3, OK)]
+    );
+    assert_eq!(w.seen(watcher), [Seen::Event(3, 1, "/a".into())]);
+}
+
+#[test]
+fn silent_sessions_expire_with_their_ephemerals_and_their_connection() {
+    let mut w = World::new();
+    let (silent, lively) = (w.client(), w.client());
+    w.send(silent, 1, &create("/e", 1));
+    w.persist();
+    w.send(lively, 1, &exists("/e", true));
+    for _ in 0..10 {
+        w.now_ms += 50;
+        w.step(Input::Tick);
+        w.send(lively, -2, &Request::Ping);
+        w.persist();
+    }
+    assert!(w.is_closed(silent) && !w.is_closed(lively));
+    assert!(w.seen(lively).contains(&Seen::Event(4, 2, "/e".into())));
+    assert_eq!(w.node.status().sessions, 1);
+}
+
+#[test]
+fn a_stalled_server_hears_its_clients_before_it_expires_them() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.now_ms += 5000;
+    w.step(Input::Tick);
+    w.now_ms += 20;
+    w.send(conn, -2, &Request::Ping);
+    w.now_ms += 60;
+    w.step(Input::Tick);
+    w.persist();
+    assert!(!w.is_closed(conn), "its ping had waited in the socket");
+    w.now_ms += 300;
+    w.step(Input::Tick);
+    assert!(!w.is_closed(conn));
+    for _ in 0..20 {
+        w.now_ms += 50;
+        w.step(Input::Tick);
+        w.persist();
+    }
+    assert!(w.is_closed(conn), "a client that is really gone expires all the same");
+}
+
+#[test]
+fn sessions_are_taken_up_with_their_password_only() {
+    let mut w = World::new();
+    let (first, opened) = w.connect(SessionId(0), &[0; 16], 400);
+    let (impostor, refused) = w.connect(opened.session_id, &[9; 16], 400);
+    assert_eq!(refused, ConnectResponse::expired(Some(false)));
+    assert!(w.is_closed(impostor) && !w.is_closed(first), "only the impostor is cut");
+    let (second, again) = w.connect(opened.session_id, &session::password(opened.session_id), 300);
+    assert_eq!((again.session_id, again.timeout_ms), (opened.session_id, 300));
+    assert!(w.is_closed(first) && !w.is_closed(second));
+}
+
+#[test]
+fn what_comes_before_the_session_is_open_is_answered_after() {
+    let mut w = World::new();
+    let conn = w.open();
+    let mut frame = Vec::new();
+    ConnectRequest {
+        protocol_version: 0,
+        last_zxid_seen: Zxid(0),
+        timeout_ms: 400,
+        session_id: SessionId(0),
+        password: None,
+        read_only: None,
+    }
+    .encode(&mut frame);
+    w.step(Input::Frame { conn, bytes: &frame });
+    w.send(conn, 1, &create("/early", 0));
+    w.send(conn, 2, &exists("/early", false));
+    assert!(w.fx.outbox(conn).is_empty());
+    w.persist();
+    let out = std::mem::take(w.fx.outbox(conn));
+    assert_eq!(out[..4], 36u32.to_be_bytes(), "an old client's handshake has no read-only byte");
+    *w.fx.outbox(conn) = out[40..].to_vec();
+    assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK), Seen::Reply(2, 2, OK)]);
+}
+
+#[test]
+fn closing_is_answered_and_then_closed_even_with_writes_on_their_way() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.send(conn, 1, &create("/e", 1));
+    w.send(conn, 2, &Request::CloseSession);
+    w.send(conn, 3, &create("/ignored", 0));
+    assert!(!w.is_closed(conn));
+    w.persist();
+    assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK), Seen::Reply(2, 3, OK)]);
+    assert!(w.is_closed(conn));
+    let status = w.node.status();
+    assert_eq!((status.sessions, status.ephemerals, status.znodes), (0, 0, 4));
+}
+
+#[test]
+fn too_many_requests_on_their_way_stop_the_reading() {
+    let mut w = World::new();
+    let conn = w.client();
+    for xid in 1..=1500 {
+        w.send(conn, xid, &create("/x", 2));
+    }
+    assert_eq!(w.fx.reading, [(conn, false)]);
+    w.fx.reading.clear();
+    w.persist();
+    assert_eq!(w.fx.reading, [(conn, true)]);
+    assert_eq!(w.seen(conn).len(), 1500);
+    assert_eq!(w.node.status().outstanding, 0);
+}
+
+#[test]
+fn connections_without_a_session_are_closed_in_time() {
+    let mut w = World::new();
+    let conn = w.open();
+    w.now_ms = 9_000;
+    w.step(Input::Tick);
+    assert!(!w.is_closed(conn));
+    w.now_ms = u64::try_from(w.node.deadline().as_millis()).unwrap();
+    w.step(Input::Tick);
+    assert!(w.is_closed(conn) && w.now_ms <= 10_000);
+}
+
+#[test]
+fn snapshots_come_in_slices_as_they_are_written() {
+    let mut w = World::new();
+    let conn = w.client();
+    for n in 0..2000 {
+        let name = format!("/{n}");
+        let data = vec![7; 500];
+        let request = Request::Create(Create {
+            op: OpCode::Create,
+            path: name.into(),
+            data: Some(&data),
+            acl: Some(AclList::OPEN),
+            flags: 0,
+            ttl: -1,
+        });
+        w.send(conn, n, &request);
+    }
+    w.persist();
+    w.step(Input::TakeSnapshot);
+    w.step(Input::TakeSnapshot);
+    let mut slices = 0;
+    loop {
+        let steps = std::mem::take(&mut w.fx.snapshot);
+        let Some(SnapshotStep::Slice { bytes, last }) = steps.last() else { panic!("no slice: {steps:?}") };
+        assert!(bytes.len() < 300_000);
+        slices += 1;
+        if *last {
+            break;
+        }
+        w.step(Input::SliceWritten);
+    }
+    assert!(slices > 3, "{slices}");
+}
+
+#[test]
+fn a_closed_connection_leaves_nothing_behind() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.send(conn, 1, &exists("/a", true));
+    w.send(conn, 2, &Request::AddWatch { path: "/".into(), mode: 1 });
+    w.send(conn, 3, &create("/a", 0));
+    w.step(Input::Closed { conn });
+    w.persist();
+    let status = w.node.status();
+    assert_eq!((status.watches, status.outstanding, status.connections), (0, 0, 0));
+    assert_eq!(status.znodes, 5, "what it asked for still happens");
+    w.step(Input::Query(QueryId(7), Query::Dump));
+    let Some((QueryId(7), Answer::Dump(report))) = w.fx.answers.pop() else { panic!("no answer") };
+    assert_eq!(report.expiries.len(), 1, "its session lives on");
+}
+
+#[test]
+fn replies_of_reads_carry_their_bodies() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.send(conn, 1, &Request::GetChildren { path: "/zookeeper".into(), watch: false });
+    let out = std::mem::take(w.fx.outbox(conn));
+    let mut reader = Reader::new(&out[4..]);
+    ReplyHeader::decode(&mut reader).unwrap();
+    let Reply::Names(mut names) = Reply::decode(OpCode::GetChildren, &mut reader).unwrap() else {
+        panic!("no names")
+    };
+    names.sort();
+    assert_eq!(names, ["config", "quota"]);
+}

@@ -1,0 +1,159 @@
+//! Servers inside this process: over real sockets, in memory and on disk.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use oxkeeper_proto::wire::put_frame;
+use oxkeeper_proto::{
+    AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, OpCode, Reader, ReplyHeader, Request,
+    RequestHeader, SessionId, Xid, Zxid,
+};
+use oxkeeper_server::{Config, Server, Storage};
+
+struct Client {
+    stream: TcpStream,
+    session: ConnectResponse,
+}
+
+impl Client {
+    fn connect(address: SocketAddr, session: SessionId, password: &[u8]) -> Client {
+        let mut stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, address.port())).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut out = Vec::new();
+        put_frame(&mut out, |out| {
+            ConnectRequest {
+                protocol_version: 0,
+                last_zxid_seen: Zxid(0),
+                timeout_ms: 30_000,
+                session_id: session,
+                password: Some(password),
+                read_only: Some(false),
+            }
+            .encode(out);
+        });
+        stream.write_all(&out).unwrap();
+        let frame = read_frame(&mut stream);
+        Client { stream, session: ConnectResponse::decode(&frame).unwrap() }
+    }
+
+    fn call(&mut self, request: &Request<'_>) -> (Zxid, ErrorCode) {
+        let mut out = Vec::new();
+        put_frame(&mut out, |out| {
+            RequestHeader { xid: Xid(5), op: request.op().number() }.encode(out);
+            request.encode(out);
+        });
+        self.stream.write_all(&out).unwrap();
+        let frame = read_frame(&mut self.stream);
+        let header = ReplyHeader::decode(&mut Reader::new(&frame)).unwrap();
+        (header.zxid, header.err)
+    }
+}
+
+fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut len = [0; 4];
+    stream.read_exact(&mut len).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    frame
+}
+
+fn create(path: &str, flags: i32) -> Request<'_> {
+    let (op, data, acl) = (OpCode::Create, Some(&b"x"[..]), Some(AclList::OPEN));
+    Request::Create(Create { op, path: path.into(), data, acl, flags, ttl: -1 })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn several_servers_live_in_one_process() {
+    block_on(async {
+        let a = Server::start(Config::standalone("unused", 0), Storage::Memory).await.unwrap();
+        let b = Server::start(Config::standalone("unused", 0), Storage::Memory).await.unwrap();
+        assert_ne!(a.address().port(), b.address().port());
+        let mut client = Client::connect(a.address(), SessionId(0), &[0; 16]);
+        assert_eq!(client.call(&create("/a", 0)).1, ErrorCode::OK);
+        let mut other = Client::connect(b.address(), SessionId(0), &[0; 16]);
+        assert_eq!(other.call(&Request::Exists { path: "/a".into(), watch: false }).1, ErrorCode::NONODE);
+        a.shutdown().await.unwrap();
+        b.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn data_and_sessions_outlive_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::standalone(dir.path(), 0);
+    config.prepare_bytes = 1 << 16;
+    config.snap_count = 50;
+    let mut session: Option<ConnectResponse> = None;
+    for round in 0..4 {
+        block_on(async {
+            let server = Server::start(config.clone(), Storage::Disk).await.unwrap();
+            let (id, password) =
+                session.as_ref().map_or((SessionId(0), [0; 16]), |s| (s.session_id, s.password));
+            let mut client = Client::connect(server.address(), id, &password);
+            if round > 0 {
+                assert_eq!(client.session.session_id, id, "the session lives on");
+                let path = format!("/mine{}", round - 1);
+                assert_eq!(
+                    client.call(&Request::Exists { path: path.into(), watch: false }).1,
+                    ErrorCode::OK
+                );
+            }
+            for n in 0..120 {
+                assert_eq!(client.call(&create(&format!("/r{round}n{n}"), 0)).1, ErrorCode::OK);
+            }
+            assert_eq!(client.call(&create(&format!("/mine{round}"), 1)).1, ErrorCode::OK);
+            let all = Request::Exists { path: format!("/r{round}n0").into(), watch: false };
+            assert_eq!(client.call(&all), (Zxid(1 + (round + 1) * 121), ErrorCode::OK));
+            session = Some(client.session.clone());
+            server.shutdown().await.unwrap();
+        });
+    }
+    let names = |prefix: &str| {
+        let entries = std::fs::read_dir(dir.path().join("version-2")).unwrap();
+        entries.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with(prefix)).count()
+    };
+    assert!(names("snapshot.") >= 4 && names("log.") >= 4);
+    assert_eq!(names("oxkeeper-"), 0, "nothing unfinished is left");
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let config = Config::standalone(dir.path(), 0);
+        let first = Server::start(config.clone(), Storage::Disk).await.unwrap();
+        let error = Server::start(config, Storage::Disk).await.unwrap_err().to_string();
+        assert!(error.contains("is in use by process"), "{error}");
+        first.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn bad_bytes_cost_one_connection() {
+    block_on(async {
+        let server = Server::start(Config::standalone("unused", 0), Storage::Memory).await.unwrap();
+        let mut good = Client::connect(server.address(), SessionId(0), &[0; 16]);
+        for bytes in [
+            &b"\xff\xff\xff\xff"[..],
+            b"\x7f\xff\xff\xff",
+            b"\0\0\0\0",
+            b"\0\0\0\x02ab",
+            b"GET / HTTP/1.1\r\n",
+        ] {
+            let mut bad =
+                TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, server.address().port())).unwrap();
+            bad.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            bad.write_all(bytes).unwrap();
+            let mut rest = Vec::new();
+            assert!(bad.read_to_end(&mut rest).is_err() || rest.is_empty());
+            assert_eq!(good.call(&Request::Sync { path: None }).1, ErrorCode::OK);
+        }
+        server.shutdown().await.unwrap();
+    });
+}
