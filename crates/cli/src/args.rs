@@ -56,7 +56,7 @@ pub(crate) struct ConfigArgs {
     /// A Java system property, as in SERVER_JVMFLAGS and JVMFLAGS, which are read too.
     #[arg(short = 'D', value_name = "KEY=VALUE")]
     pub(crate) define: Vec<String>,
-    /// zoo.cfg, or: PORT DATADIR [TICKTIME] [MAXCNXNS]
+    /// The path of a zoo.cfg, or a port and a data directory, then perhaps tickTime and maxClientCnxns.
     #[arg(value_name = "ZOO.CFG", num_args = 0..=4)]
     pub(crate) config: Vec<String>,
 }

@@ -68,6 +68,14 @@ pub struct Config {
     pub emulate_353: bool,
     /// `globalOutstandingLimit`.
     pub outstanding_max: usize,
+    /// `largeRequestThreshold`: frames above this count as large; `None` if none does.
+    pub large_request_bytes: Option<usize>,
+    /// `largeRequestMaxBytes`: large frames on their way in all.
+    pub large_requests_bytes_max: usize,
+    /// `request_throttle_max_requests`, 0 for no limit.
+    pub throttle_requests: usize,
+    /// `connection_throttle_*`.
+    pub throttle_connections: ConnectionThrottle,
     /// `enforceQuota`.
     pub enforce_quota: bool,
     /// `skipACL`.
@@ -78,6 +86,8 @@ pub struct Config {
     pub sessionless_timeout: Duration,
     /// `DigestAuthenticationProvider.enabled`.
     pub digest_auth: bool,
+    /// `DigestAuthenticationProvider.digestAlg`: SHA1, SHA-256, SHA-384 or SHA-512.
+    pub digest_algorithm: String,
     /// `DigestAuthenticationProvider.superDigest`.
     pub super_digest: Option<String>,
     /// `enforce.auth.schemes`, if `enforce.auth.enabled`; `sasl` if `sessionRequireClientSASLAuth`.
@@ -96,6 +106,44 @@ pub struct Config {
     pub containers_per_minute: u32,
     /// `znode.container.maxNeverUsedIntervalMs`; zero for never.
     pub container_never_used: Duration,
+}
+
+/// How many sessions may be opened or taken up per time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ConnectionThrottle {
+    /// `connection_throttle_tokens`; 0 switches it off.
+    pub tokens: i64,
+    /// `connection_throttle_fill_time`.
+    pub fill_ms: i64,
+    /// `connection_throttle_fill_count`.
+    pub fill_count: i64,
+    /// `connection_throttle_freeze_time`; -1 for no random refusals.
+    pub freeze_ms: i64,
+    /// `connection_throttle_drop_increase`.
+    pub drop_increase: f64,
+    /// `connection_throttle_drop_decrease`.
+    pub drop_decrease: f64,
+    /// `connection_throttle_decrease_ratio`.
+    pub decrease_ratio: f64,
+    /// Tokens that a new session takes.
+    pub new_weight: i64,
+    /// Tokens that a session taken up again takes.
+    pub renew_weight: i64,
+}
+
+impl ConnectionThrottle {
+    /// Java's defaults: switched off.
+    pub const OFF: ConnectionThrottle = ConnectionThrottle {
+        tokens: 0,
+        fill_ms: 1,
+        fill_count: 1,
+        freeze_ms: -1,
+        drop_increase: 0.02,
+        drop_decrease: 0.002,
+        decrease_ratio: 0.0,
+        new_weight: 1,
+        renew_weight: 1,
+    };
 }
 
 /// Which four-letter words are answered, besides `srvr`.
@@ -162,11 +210,16 @@ impl Config {
             extended_types: false,
             emulate_353: false,
             outstanding_max: 1000,
+            large_request_bytes: None,
+            large_requests_bytes_max: 100 << 20,
+            throttle_requests: 0,
+            throttle_connections: ConnectionThrottle::OFF,
             enforce_quota: false,
             skip_acl: false,
             four_letter_words: FourLetterWords::Some(BTreeSet::from(["srvr".to_owned()])),
             sessionless_timeout: Duration::from_millis(10_000),
             digest_auth: true,
+            digest_algorithm: "SHA1".to_owned(),
             super_digest: None,
             enforced_schemes: None,
             ensemble_names: Vec::new(),
@@ -481,6 +534,11 @@ impl<'a> Reading<'a> {
         config.connections_per_address_max = self.size("maxClientCnxns", 60);
         config.connections_max = self.size("maxCnxns", 0);
         config.outstanding_max = self.size("globalOutstandingLimit", 1000);
+        let threshold = self.number("largeRequestThreshold", -1, i64::MIN, i32::MAX.into());
+        config.large_request_bytes = usize::try_from(threshold).ok().filter(|bytes| *bytes > 0);
+        config.large_requests_bytes_max = self.size("largeRequestMaxBytes", 100 << 20);
+        config.throttle_requests = self.size("request_throttle_max_requests", 0);
+        config.throttle_connections = self.connection_throttle();
         config.enforce_quota = self.property_bool("enforceQuota", false);
         config.skip_acl = self.text("skipACL").is_some_and(|property| property.value == "yes");
         let words = self.text("4lw.commands.whitelist").map_or("srvr".to_owned(), |property| property.value);
@@ -499,14 +557,47 @@ impl<'a> Reading<'a> {
         config.reconfig = self.strict_bool("reconfigEnabled", false);
     }
 
+    /// With weights, tokens are counted in those of a new session.
+    fn connection_throttle(&mut self) -> ConnectionThrottle {
+        let off = ConnectionThrottle::OFF;
+        let int = i64::from(i32::MAX);
+        let weighted = self.property_bool("connection_throttle_weight_enabled", false);
+        let new_weight = self.number("connection_throttle_global_session_weight", 3, 1, int);
+        let renew_weight = self.number("connection_throttle_renew_session_weight", 2, 1, int);
+        let (new_weight, renew_weight) = if weighted { (new_weight, renew_weight) } else { (1, 1) };
+        ConnectionThrottle {
+            tokens: self.number("connection_throttle_tokens", off.tokens, 0, int) * new_weight,
+            fill_ms: self.number("connection_throttle_fill_time", off.fill_ms, 1, int),
+            fill_count: self.number("connection_throttle_fill_count", off.fill_count, 0, int) * new_weight,
+            freeze_ms: self.number("connection_throttle_freeze_time", off.freeze_ms, -1, int),
+            drop_increase: self.fraction("connection_throttle_drop_increase", off.drop_increase),
+            drop_decrease: self.fraction("connection_throttle_drop_decrease", off.drop_decrease),
+            decrease_ratio: self.fraction("connection_throttle_decrease_ratio", off.decrease_ratio),
+            new_weight,
+            renew_weight,
+        }
+    }
+
+    fn fraction(&mut self, key: &str, default: f64) -> f64 {
+        let Some(property) = self.text(key) else { return default };
+        match property.value.parse::<f64>() {
+            Ok(value) if (0.0..=1.0).contains(&value) => value,
+            _ => {
+                self.error(&property, "a number from 0 to 1");
+                default
+            }
+        }
+    }
+
     fn authentication(&mut self, config: &mut Config) {
         config.digest_auth = self.property_bool("DigestAuthenticationProvider.enabled", true);
         config.super_digest =
             self.text("DigestAuthenticationProvider.superDigest").map(|property| property.value);
-        if let Some(property) = self.text("DigestAuthenticationProvider.digestAlg")
-            && property.value != "SHA1"
-        {
-            self.error(&property, "SHA1: other algorithms are not served by this version");
+        if let Some(property) = self.text("DigestAuthenticationProvider.digestAlg") {
+            if !["SHA1", "SHA-256", "SHA-384", "SHA-512"].contains(&&*property.value) {
+                self.error(&property, "SHA1, SHA-256, SHA-384 or SHA-512");
+            }
+            config.digest_algorithm = property.value;
         }
         config.ensemble_names = self.list("ensembleAuthName");
         if self.property_bool("sessionRequireClientSASLAuth", false) {

@@ -28,8 +28,6 @@ pub enum Feature {
     Audit,
     /// Being one of several servers.
     Ensemble,
-    /// Knobs of Java's request throttler.
-    Throttle,
 }
 
 impl Feature {
@@ -43,13 +41,12 @@ impl Feature {
             Feature::Metrics => "the metrics provider",
             Feature::Audit => "the audit log",
             Feature::Ensemble => "ensembles",
-            Feature::Throttle => "request and connection throttling",
         }
     }
 }
 
 use Fate::{CommandLineOnly, Honoured, JavaOnly, Later};
-use Feature::{Admin, Audit, Ensemble, Metrics, Sasl, Throttle, Tls};
+use Feature::{Admin, Audit, Ensemble, Metrics, Sasl, Tls};
 
 /// Keys by their name in `zoo.cfg`. A name that ends in `.` stands for all that begin with it.
 pub const KEYS: &[(&str, Fate)] = &[
@@ -91,6 +88,20 @@ pub const KEYS: &[(&str, Fate)] = &[
     ("enforce.auth.schemes", Honoured),
     ("sessionRequireClientSASLAuth", Honoured),
     ("ensembleAuthName", Honoured),
+    ("DigestAuthenticationProvider.digestAlg", Honoured),
+    ("largeRequestThreshold", Honoured),
+    ("largeRequestMaxBytes", Honoured),
+    ("request_throttle_max_requests", Honoured),
+    ("connection_throttle_tokens", Honoured),
+    ("connection_throttle_fill_time", Honoured),
+    ("connection_throttle_fill_count", Honoured),
+    ("connection_throttle_freeze_time", Honoured),
+    ("connection_throttle_drop_increase", Honoured),
+    ("connection_throttle_drop_decrease", Honoured),
+    ("connection_throttle_decrease_ratio", Honoured),
+    ("connection_throttle_weight_enabled", Honoured),
+    ("connection_throttle_global_session_weight", Honoured),
+    ("connection_throttle_renew_session_weight", Honoured),
     ("reconfigEnabled", Honoured),
     ("standaloneEnabled", Honoured),
     ("electionAlg", Honoured),
@@ -124,14 +135,14 @@ pub const KEYS: &[(&str, Fate)] = &[
     ("maxResponseCacheSize", JavaOnly),
     ("maxGetChildrenResponseCacheSize", JavaOnly),
     ("jmx.", JavaOnly),
-    ("largeRequestMaxBytes", Later(Throttle)),
-    ("largeRequestThreshold", Later(Throttle)),
-    ("request_throttle", Later(Throttle)),
-    ("throttled_op_wait_time", Later(Throttle)),
-    ("connection_throttle", Later(Throttle)),
-    ("request_stale_latency_check", Later(Throttle)),
-    ("request_stale_connection_check", Later(Throttle)),
-    ("request_throttler.shutdownTimeout", Later(Throttle)),
+    // Requests that are too many wait in their client's socket: nothing here waits or gets stale.
+    ("request_throttle_stall_time", JavaOnly),
+    ("request_throttle_drop_stale", JavaOnly),
+    ("request_stale_latency_check", JavaOnly),
+    ("request_stale_connection_check", JavaOnly),
+    ("request_throttler.shutdownTimeout", JavaOnly),
+    ("throttled_op_wait_time", JavaOnly),
+    ("connection_throttle_local_session_weight", JavaOnly),
     ("server.", Later(Ensemble)),
     ("group.", Later(Ensemble)),
     ("weight.", Later(Ensemble)),
@@ -193,9 +204,7 @@ pub const KEYS: &[(&str, Fate)] = &[
 #[must_use]
 pub fn fate(key: &str) -> Option<Fate> {
     let exact = KEYS.iter().find(|(name, _)| *name == key);
-    let family = |(name, _): &&(&str, Fate)| {
-        (name.ends_with('.') || name.ends_with("throttle")) && key.starts_with(name)
-    };
+    let family = |(name, _): &&(&str, Fate)| name.ends_with('.') && key.starts_with(name);
     exact.or_else(|| KEYS.iter().find(family)).map(|(_, fate)| *fate)
 }
 
@@ -245,7 +254,7 @@ mod tests {
         assert_eq!(fate("ssl.keyStore.location"), Some(Later(Tls)));
         assert_eq!(fate("nio.sessionlessCnxnTimeout"), Some(Honoured));
         assert_eq!(fate("nio.numWorkerThreads"), Some(JavaOnly));
-        assert_eq!(fate("connection_throttle_tokens"), Some(Later(Throttle)));
+        assert_eq!(fate("connection_throttle_tokens"), Some(Honoured));
         assert_eq!(fate("nothing"), None);
     }
 }

@@ -8,5 +8,5 @@ pub mod keys;
 pub mod properties;
 mod text;
 
-pub use config::{Config, FourLetterWords, Parsed, bind_address};
+pub use config::{Config, ConnectionThrottle, FourLetterWords, Parsed, bind_address};
 pub use text::{ConfigError, ConfigErrors, Notice};

@@ -21,11 +21,7 @@ impl Node {
         match conn.phase {
             Phase::Open(_) => self.admit(id, bytes, received_ms, fx),
             Phase::New => self.connect(id, bytes, fx),
-            Phase::Opening => {
-                let held = Waiting::Frame { bytes: bytes.into(), received_ms };
-                conn.waiting.push_back(held);
-                self.outstanding += 1;
-            }
+            Phase::Opening => self.keep(id, bytes, received_ms, fx),
             Phase::Closing => {}
         }
     }
@@ -48,6 +44,13 @@ impl Node {
             debug!("Dropping a request of session {}, which is closing", conn.session);
             return;
         }
+        let Some(large_bytes) = self.weigh(bytes.len()) else {
+            warn!(
+                "Closing a connection: its request of {} bytes would exceed largeRequestMaxBytes",
+                bytes.len()
+            );
+            return self.close(id, fx);
+        };
         if self.settings.enforced_schemes.is_some() && !self.is_authenticated(id) {
             return self.reply_in_turn(
                 id,
@@ -57,16 +60,14 @@ impl Node {
         }
         match op {
             Some(op) if is_write(op) => {
-                self.admit_write(id, Call { xid: header.xid, op, received_ms }, &mut reader, fx);
+                self.admit_write(id, Call { xid: header.xid, op, received_ms, large_bytes }, &mut reader, fx);
             }
             Some(op) if is_read(op) => {
                 let Some(conn) = self.conns.get_mut(id) else { return };
                 if conn.waiting.is_empty() {
-                    self.read(id, Call { xid: header.xid, op, received_ms }, &mut reader, fx);
+                    self.read(id, Call { xid: header.xid, op, received_ms, large_bytes }, &mut reader, fx);
                 } else {
-                    conn.waiting.push_back(Waiting::Frame { bytes: bytes.into(), received_ms });
-                    self.outstanding += 1;
-                    self.hold_back(id, fx);
+                    self.keep(id, bytes, received_ms, fx);
                 }
             }
             _ => {
@@ -76,8 +77,19 @@ impl Node {
         }
     }
 
+    /// Keeps a frame until what is before it is answered.
+    fn keep(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
+        let Some(large_bytes) = self.weigh(bytes.len()) else { return self.close(id, fx) };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.waiting.push_back(Waiting::Frame { bytes: bytes.into(), received_ms, large_bytes });
+            self.outstanding += 1;
+            self.large_waiting += large_bytes;
+            self.hold_back(id, fx);
+        }
+    }
+
     fn admit_write(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
-        let Call { xid, op, received_ms } = call;
+        let Call { xid, op, .. } = call;
         let body = reader.clone();
         let request = Request::decode(op, reader);
         let takes_zxid = request.is_err() && fails_in_order(op, body);
@@ -105,8 +117,9 @@ impl Node {
                     tracked.closing = true;
                 }
                 if let Some(conn) = self.conns.get_mut(id) {
-                    conn.waiting.push_back(Waiting::Write { zxid, xid, op, received_ms });
+                    conn.waiting.push_back(Waiting::Write { zxid, call });
                     self.outstanding += 1;
+                    self.large_waiting += call.large_bytes;
                     self.hold_back(id, fx);
                 }
             }
@@ -137,8 +150,9 @@ impl Node {
             }
             let Some(next) = conn.waiting.pop_front() else { return };
             self.outstanding -= 1;
+            self.large_waiting -= next.large_bytes();
             match next {
-                Waiting::Frame { bytes, received_ms } => self.drain_frame(id, &bytes, received_ms, fx),
+                Waiting::Frame { bytes, received_ms, .. } => self.drain_frame(id, &bytes, received_ms, fx),
                 Waiting::Reply(notice) => {
                     self.reply_code(id, &notice, fx);
                     if notice.close {
@@ -158,7 +172,7 @@ impl Node {
         };
         match OpCode::from_number(header.op) {
             Some(op) if is_read(op) && self.settings.enforced_schemes.is_none() => {
-                self.read(id, Call { xid: header.xid, op, received_ms }, &mut reader, fx);
+                self.read(id, Call { xid: header.xid, op, received_ms, large_bytes: 0 }, &mut reader, fx);
             }
             // It has not been admitted yet, and must take its place before what waits behind it.
             _ => self.admit_ahead(id, bytes, received_ms, fx),

@@ -6,13 +6,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oxkeeper_proto::{ErrorCode, OpCode, Reader, Reply, Request, Xid, Zxid};
 use oxkeeper_tree::Identity;
-use sha1::{Digest, Sha1};
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use tracing::{info, warn};
 
 use crate::conn::Notice;
 use crate::effects::{ConnId, Effects};
 use crate::node::Node;
 use crate::reply;
+use crate::settings::DigestAlgorithm;
 
 /// How an attempt to authenticate went.
 enum Verdict {
@@ -84,7 +86,7 @@ impl Node {
 
     /// Any password will do: it decides which id the connection has, and the id what it may.
     fn digest_identities(&self, auth: &[u8]) -> Vec<Identity> {
-        let digest = digest_id(auth);
+        let digest = digest_id(auth, self.settings.digest_algorithm);
         let is_super = self.settings.super_digest.as_deref() == Some(&*digest);
         let mut identities = Vec::new();
         if is_super {
@@ -104,10 +106,16 @@ impl Node {
 
 /// The id of the digest scheme for `user:password`: the user and the hash of the whole.
 #[must_use]
-pub fn digest_id(auth: &[u8]) -> String {
+pub fn digest_id(auth: &[u8], algorithm: DigestAlgorithm) -> String {
     let text = String::from_utf8_lossy(auth);
     let user = text.split(':').next().unwrap_or_default();
-    format!("{user}:{}", STANDARD.encode(Sha1::digest(text.as_bytes())))
+    let hash = match algorithm {
+        DigestAlgorithm::Sha1 => STANDARD.encode(Sha1::digest(text.as_bytes())),
+        DigestAlgorithm::Sha256 => STANDARD.encode(Sha256::digest(text.as_bytes())),
+        DigestAlgorithm::Sha384 => STANDARD.encode(Sha384::digest(text.as_bytes())),
+        DigestAlgorithm::Sha512 => STANDARD.encode(Sha512::digest(text.as_bytes())),
+    };
+    format!("{user}:{hash}")
 }
 
 #[cfg(test)]
@@ -116,8 +124,10 @@ mod tests {
 
     #[test]
     fn digest_is_javas() {
-        assert_eq!(digest_id(b"u:p"), "u:Jq7wMyA/w2Vd5WIDAKdu4OIIFEQ=");
-        assert_eq!(digest_id(b"alice:secret"), "alice:aYXlLOpEooaV1cRAvUL1fp9Qt7E=");
-        assert!(digest_id(b"nocolon").starts_with("nocolon:"));
+        let sha1 = |auth| digest_id(auth, DigestAlgorithm::Sha1);
+        assert_eq!(sha1(b"u:p"), "u:Jq7wMyA/w2Vd5WIDAKdu4OIIFEQ=");
+        assert_eq!(sha1(b"alice:secret"), "alice:aYXlLOpEooaV1cRAvUL1fp9Qt7E=");
+        assert!(sha1(b"nocolon").starts_with("nocolon:"));
+        assert_eq!(digest_id(b"u:p", DigestAlgorithm::Sha256).len(), 2 + 44);
     }
 }

@@ -106,18 +106,20 @@ impl Node {
     fn written(&mut self, origin: Option<ConnId>, zxid: Zxid, outcome: &Outcome<'_>, fx: &mut Effects) {
         let Some(id) = origin else { return };
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let Some(Waiting::Write { zxid: first, xid, op, received_ms }) = conn.waiting.front() else { return };
-        let (xid, op, received_ms) = (*xid, *op, *received_ms);
+        let Some(Waiting::Write { zxid: first, call }) = conn.waiting.front() else { return };
+        let call = *call;
+        let Call { xid, op, .. } = call;
         assert_eq!(*first, zxid, "replies of {id:?} out of order");
         conn.waiting.pop_front();
         self.outstanding -= 1;
+        self.large_waiting -= call.large_bytes;
         if matches!(outcome, Outcome::Failed(ErrorCode::SESSIONMOVED)) {
             return self.close(id, fx);
         }
         let code = if let Outcome::Failed(code) = outcome { *code } else { ErrorCode::OK };
         let last = self.tree.last_zxid();
         let size = reply::write(fx, id, xid, last, code, &body(op, outcome));
-        self.count_reply(id, Call { xid, op, received_ms }, size);
+        self.count_reply(id, call, size);
         self.drain(id, fx);
     }
 }

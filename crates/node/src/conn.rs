@@ -26,11 +26,22 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) enum Waiting {
     /// A write on its way; its outcome comes with this transaction.
-    Write { zxid: Zxid, xid: Xid, op: OpCode, received_ms: u64 },
+    Write { zxid: Zxid, call: Call },
     /// A frame that must wait for what is before it.
-    Frame { bytes: Box<[u8]>, received_ms: u64 },
+    Frame { bytes: Box<[u8]>, received_ms: u64, large_bytes: usize },
     /// A reply that is known already but not its turn.
     Reply(Notice),
+}
+
+impl Waiting {
+    /// What it counts for among the large frames.
+    pub(crate) fn large_bytes(&self) -> usize {
+        match self {
+            Waiting::Write { call, .. } => call.large_bytes,
+            Waiting::Frame { large_bytes, .. } => *large_bytes,
+            Waiting::Reply(_) => 0,
+        }
+    }
 }
 
 /// What is known of a request besides its body.
@@ -39,6 +50,8 @@ pub(crate) struct Call {
     pub(crate) xid: Xid,
     pub(crate) op: OpCode,
     pub(crate) received_ms: u64,
+    /// Bytes of its frame, if that is a large one.
+    pub(crate) large_bytes: usize,
 }
 
 /// A reply without a body.

@@ -18,6 +18,11 @@ impl Node {
             warn!("Closing a connection whose first frame is no ConnectRequest ({} bytes)", bytes.len());
             return self.close(id, fx);
         };
+        let is_new = request.session_id == SessionId::NONE;
+        if !self.throttle.admits(is_new, millis(self.now.mono)) {
+            info!("Refusing a session: the connection throttle has no token left");
+            return self.close(id, fx);
+        }
         let last = self.tree.last_zxid();
         if request.last_zxid_seen > last {
             info!(
@@ -34,7 +39,7 @@ impl Node {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.timeout_ms = timeout_ms;
         conn.read_only = request.read_only;
-        if request.session_id == SessionId::NONE {
+        if is_new {
             self.open_session(id, timeout_ms, fx);
         } else {
             self.take_up_session(id, &request, timeout_ms, fx);

@@ -21,6 +21,7 @@ mod query;
 mod read;
 mod reply;
 mod settings;
+mod throttle;
 mod watch;
 
 pub use auth::digest_id;
@@ -33,5 +34,6 @@ pub use node::Node;
 pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
-pub use settings::{Reap, Settings};
+pub use settings::{DigestAlgorithm, Reap, Settings};
+pub use throttle::ThrottleSettings;
 pub use watch::WatchSummary;

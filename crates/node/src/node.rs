@@ -8,10 +8,11 @@ use oxkeeper_tree::{Changes, Identity, Pending, Tree};
 use oxkeeper_zab::Solo;
 use tracing::{info, warn};
 
-use crate::conn::{Conn, Conns, Phase};
+use crate::conn::{Conn, Conns, Phase, Waiting};
 use crate::effects::{ConnId, Effects, Input, Now, RequestCounts, SnapshotStep};
 use crate::expiry::Expiry;
 use crate::settings::Settings;
+use crate::throttle::Throttle;
 use crate::watch::{Notice, Watches};
 
 /// Bytes of a snapshot that are gathered at once: a fraction of a millisecond's work.
@@ -49,6 +50,9 @@ pub struct Node {
     pub(crate) auth_failed: u64,
     pub(crate) sessions_expired: u64,
     pub(crate) scratch: Vec<u8>,
+    pub(crate) throttle: Throttle,
+    /// Bytes of large frames that wait for their reply.
+    pub(crate) large_waiting: usize,
 }
 
 /// The last, smallest and largest of something; -1 before the first.
@@ -100,6 +104,8 @@ impl Node {
             auth_failed: 0,
             sessions_expired: 0,
             scratch: Vec::new(),
+            throttle: Throttle::new(settings.throttle_connections, settings.seed ^ 4, now_ms),
+            large_waiting: 0,
             expiry,
             tree,
             settings,
@@ -172,6 +178,7 @@ impl Node {
         let Some(gone) = self.conns.remove(conn) else { return };
         self.watches.drop_watcher(conn.index);
         self.outstanding -= gone.waiting.len();
+        self.large_waiting -= gone.waiting.iter().map(Waiting::large_bytes).sum::<usize>();
         if let Phase::Open(key) = gone.phase
             && let Some(tracked) = self.expiry.get_mut(key)
             && tracked.conn == Some(conn)
@@ -290,7 +297,7 @@ impl Node {
 
     /// Stops reading from a client that has requests waiting while the server has too many.
     pub(crate) fn hold_back(&mut self, id: ConnId, fx: &mut Effects) {
-        if self.outstanding > self.settings.outstanding_max
+        if self.is_crowded()
             && let Some(conn) = self.conns.get_mut(id)
             && !conn.paused
             && !conn.waiting.is_empty()
@@ -301,8 +308,24 @@ impl Node {
         }
     }
 
+    /// Whether as many requests wait as are allowed to.
+    fn is_crowded(&self) -> bool {
+        let throttle = self.settings.throttle_requests;
+        self.outstanding > self.settings.outstanding_max || throttle > 0 && self.outstanding >= throttle
+    }
+
+    /// The bytes that a frame counts for among the large ones; `None` if they have no room for it.
+    pub(crate) fn weigh(&self, frame_bytes: usize) -> Option<usize> {
+        match self.settings.large_bytes {
+            Some(threshold) if frame_bytes > threshold => {
+                (self.large_waiting + frame_bytes <= self.settings.large_bytes_max).then_some(frame_bytes)
+            }
+            _ => Some(0),
+        }
+    }
+
     pub(crate) fn resume_paused(&mut self, fx: &mut Effects) {
-        if self.paused.is_empty() || self.outstanding > self.settings.outstanding_max {
+        if self.paused.is_empty() || self.is_crowded() {
             return;
         }
         for id in std::mem::take(&mut self.paused) {

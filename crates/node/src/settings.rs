@@ -2,6 +2,8 @@
 
 use oxkeeper_proto::SessionId;
 
+use crate::throttle::ThrottleSettings;
+
 /// The settings of a node. All times are milliseconds.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -20,8 +22,19 @@ pub struct Settings {
     /// Above this many waiting requests clients with requests of their own waiting are not read from:
     /// `globalOutstandingLimit`.
     pub outstanding_max: usize,
+    /// Above this many waiting requests nobody is read from; 0 for no such limit:
+    /// `request_throttle_max_requests`.
+    pub throttle_requests: usize,
+    /// `connection_throttle_*`.
+    pub throttle_connections: ThrottleSettings,
+    /// Frames above this count as large: `largeRequestThreshold`.
+    pub large_bytes: Option<usize>,
+    /// Large frames on their way in all: `largeRequestMaxBytes`.
+    pub large_bytes_max: usize,
     /// The longest record that Java could read back from the log, in bytes.
     pub record_bytes_max: usize,
+    /// `DigestAuthenticationProvider.digestAlg`.
+    pub digest_algorithm: DigestAlgorithm,
     /// `DigestAuthenticationProvider.superDigest`.
     pub super_digest: Option<String>,
     /// `enforce.auth.schemes`, if `enforce.auth.enabled`; also `sasl` if sessions have to use it.
@@ -32,6 +45,16 @@ pub struct Settings {
     pub reconfig: bool,
     /// The reaper of containers and TTL znodes.
     pub reap: Reap,
+}
+
+/// How the digest scheme hashes passwords. All servers and all stored ids must agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum DigestAlgorithm {
+    Sha1,
+    Sha256,
+    Sha384,
+    Sha512,
 }
 
 /// How containers and TTL znodes are reaped.
@@ -57,7 +80,12 @@ impl Settings {
             first_session: SessionId(1 << 56),
             sessionless_ms: 10_000,
             outstanding_max: 1000,
+            throttle_requests: 0,
+            throttle_connections: ThrottleSettings::OFF,
+            large_bytes: None,
+            large_bytes_max: 100 << 20,
             record_bytes_max: 2 * oxkeeper_proto::wire::JUTE_MAXBUFFER,
+            digest_algorithm: DigestAlgorithm::Sha1,
             super_digest: None,
             enforced_schemes: None,
             ensemble_names: Vec::new(),

@@ -28,7 +28,12 @@ enum Seen {
 
 impl World {
     fn new() -> World {
-        let settings = Settings { tick_ms: 100, session_timeout_min_ms: 200, ..Settings::standard(3) };
+        World::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> World {
+        let mut settings = Settings { tick_ms: 100, session_timeout_min_ms: 200, ..Settings::standard(3) };
+        change(&mut settings);
         let now = Now { mono: Duration::ZERO, wall_ms: 1_000_000 };
         World {
             node: Node::new(settings, Tree::new(1, Rules::DEFAULT), now),
@@ -289,6 +294,45 @@ fn too_many_requests_on_their_way_stop_the_reading() {
     assert_eq!(w.fx.reading, [(conn, true)]);
     assert_eq!(w.seen(conn).len(), 1500);
     assert_eq!(w.node.status().outstanding, 0);
+}
+
+#[test]
+fn the_request_throttle_stops_the_reading_from_everybody_who_asks() {
+    let mut w = World::with(|settings| settings.throttle_requests = 2);
+    let (a, b) = (w.client(), w.client());
+    w.send(a, 1, &create("/a", 0));
+    w.send(b, 1, &create("/b", 0));
+    assert_eq!(w.fx.reading, [(b, false)]);
+    w.fx.reading.clear();
+    w.persist();
+    assert_eq!(w.fx.reading, [(b, true)]);
+}
+
+#[test]
+fn large_requests_have_room_for_so_many_bytes_on_their_way() {
+    let mut w = World::with(|settings| (settings.large_bytes, settings.large_bytes_max) = (Some(1000), 5000));
+    let (a, b) = (w.client(), w.client());
+    let data = vec![1; 2000];
+    let large = Request::SetData { path: "/".into(), data: Some(&data), version: -1 };
+    w.send(a, 1, &large);
+    w.send(a, 2, &large);
+    w.send(b, 1, &exists("/", false));
+    w.send(b, 2, &large);
+    assert!(w.is_closed(b) && !w.is_closed(a), "the third has no room");
+    w.persist();
+    assert_eq!(w.seen(a), [Seen::Reply(1, 3, OK), Seen::Reply(2, 4, OK)]);
+    w.send(a, 3, &large);
+    w.persist();
+    assert_eq!(w.seen(a), [Seen::Reply(3, 5, OK)], "the room is free again");
+}
+
+#[test]
+fn the_connection_throttle_closes_without_an_answer() {
+    let mut w = World::with(|settings| settings.throttle_connections.tokens = 1);
+    w.client();
+    let conn = w.open();
+    w.step(Input::Frame { conn, bytes: &[0; 45] });
+    assert!(w.is_closed(conn) && w.fx.outbox(conn).is_empty());
 }
 
 #[test]

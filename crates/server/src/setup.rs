@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use oxkeeper_config::Config;
-use oxkeeper_node::{OwnerRules, Reap, Rules, Schemes, Settings};
+use oxkeeper_config::{Config, ConnectionThrottle};
+use oxkeeper_node::{DigestAlgorithm, OwnerRules, Reap, Rules, Schemes, Settings, ThrottleSettings};
 use oxkeeper_proto::SessionId;
 use oxkeeper_storage::{Compression, LogOptions};
 
@@ -34,7 +34,17 @@ pub(crate) fn settings(config: &Config, seed: u64) -> Settings {
         first_session: first_session(wall_ms()),
         sessionless_ms: millis(config.sessionless_timeout),
         outstanding_max: config.outstanding_max,
+        throttle_requests: config.throttle_requests,
+        throttle_connections: throttle(&config.throttle_connections),
+        large_bytes: config.large_request_bytes,
+        large_bytes_max: config.large_requests_bytes_max,
         record_bytes_max: record_bytes_max(config),
+        digest_algorithm: match &*config.digest_algorithm {
+            "SHA-256" => DigestAlgorithm::Sha256,
+            "SHA-384" => DigestAlgorithm::Sha384,
+            "SHA-512" => DigestAlgorithm::Sha512,
+            _ => DigestAlgorithm::Sha1,
+        },
         super_digest: config.super_digest.clone(),
         enforced_schemes: config.enforced_schemes.clone(),
         ensemble_names: config.ensemble_names.clone(),
@@ -44,6 +54,20 @@ pub(crate) fn settings(config: &Config, seed: u64) -> Settings {
             per_minute_max: config.containers_per_minute.into(),
             never_used_ms: millis(config.container_never_used),
         },
+    }
+}
+
+fn throttle(config: &ConnectionThrottle) -> ThrottleSettings {
+    ThrottleSettings {
+        tokens: config.tokens,
+        fill_ms: config.fill_ms,
+        fill_count: config.fill_count,
+        freeze_ms: (config.freeze_ms >= 0).then_some(config.freeze_ms),
+        drop_increase: config.drop_increase,
+        drop_decrease: config.drop_decrease,
+        decrease_ratio: config.decrease_ratio,
+        new_weight: config.new_weight,
+        renew_weight: config.renew_weight,
     }
 }
 
