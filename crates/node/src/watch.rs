@@ -461,4 +461,116 @@ mod tests {
         assert_eq!((w.total(), w.recursive, w.ids.len()), (0, 0, 0));
         assert_eq!(w.free.len(), 100);
     }
+
+    /// Every watch as a row of a list; nothing is indexed.
+    #[derive(Default)]
+    struct Rows(Vec<(Watcher, Manager, String, Mode)>);
+
+    impl Rows {
+        fn add(&mut self, row: (Watcher, Manager, String, Mode)) {
+            if !self.0.contains(&row) {
+                self.0.push(row);
+            }
+        }
+
+        fn fire(&mut self, manager: Manager, path: &str, told: &mut Vec<Watcher>) {
+            let above = |watched: &str| watched == "/" || path.starts_with(&format!("{watched}/"));
+            let mut now: Vec<Watcher> = self
+                .0
+                .iter()
+                .filter(|(_, m, p, mode)| {
+                    *m == manager && (p == path || *mode == Mode::Recursive && above(p))
+                })
+                .map(|(watcher, ..)| *watcher)
+                .collect();
+            self.0.retain(|(_, m, p, mode)| !(*m == manager && p == path && *mode == Mode::Standard));
+            now.sort_unstable();
+            now.dedup();
+            told.extend(now);
+        }
+
+        fn trigger(&mut self, kind: ChangeKind, path: &str) -> Vec<(Watcher, bool)> {
+            let (mut told, mut parents) = (Vec::new(), Vec::new());
+            self.fire(Manager::Data, path, &mut told);
+            if kind == ChangeKind::Deleted {
+                self.fire(Manager::Child, path, &mut told);
+            }
+            if kind != ChangeKind::DataChanged {
+                self.fire(Manager::Child, path::parent(path).unwrap(), &mut parents);
+            }
+            told.sort_unstable();
+            told.dedup();
+            told.into_iter().map(|w| (w, false)).chain(parents.into_iter().map(|w| (w, true))).collect()
+        }
+    }
+
+    /// Random watches and changes against the list of rows.
+    #[test]
+    fn does_what_a_plain_list_does() {
+        let mut random = 88_172_645_463_325_252_u64;
+        let mut below = |n: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 11) % n
+        };
+        const PATHS: [&str; 6] = ["/", "/a", "/a/b", "/a/b/c", "/ab", "/a/x"];
+        for _ in 0..2000 {
+            let (mut watches, mut rows) = (Watches::new(below(1000)), Rows::default());
+            for _ in 0..60 {
+                let path = PATHS[below(6) as usize];
+                let watcher = below(4) as Watcher;
+                match below(12) {
+                    0..3 => {
+                        let manager = if below(2) == 0 { Manager::Data } else { Manager::Child };
+                        watches.add_standard(watcher, manager, path);
+                        rows.add((watcher, manager, path.to_owned(), Mode::Standard));
+                    }
+                    3 => {
+                        watches.add_persistent(watcher, path, false);
+                        rows.add((watcher, Manager::Data, path.to_owned(), Mode::Persistent));
+                        rows.add((watcher, Manager::Child, path.to_owned(), Mode::Persistent));
+                    }
+                    4 => {
+                        watches.add_persistent(watcher, path, true);
+                        rows.add((watcher, Manager::Data, path.to_owned(), Mode::Recursive));
+                    }
+                    5 | 6 => {
+                        let kind = Kind::from_number(1 + below(5) as i32).unwrap();
+                        let meant = |row: &(Watcher, Manager, String, Mode)| {
+                            row.0 == watcher && row.2 == path && kind.bits(row.1) & row.3.bit() != 0
+                        };
+                        let there = rows.0.iter().any(meant);
+                        assert_eq!(watches.has(watcher, path, kind), there);
+                        assert_eq!(watches.remove(watcher, path, kind), there);
+                        rows.0.retain(|row| !meant(row));
+                    }
+                    7 => {
+                        watches.drop_watcher(watcher);
+                        rows.0.retain(|row| row.0 != watcher);
+                    }
+                    n => {
+                        let kind = [ChangeKind::Created, ChangeKind::Deleted, ChangeKind::DataChanged]
+                            [n as usize % 3];
+                        if path != "/" || kind == ChangeKind::DataChanged {
+                            let found: Vec<_> = fire(&mut watches, kind, path)
+                                .into_iter()
+                                .map(|(w, _, parent)| (w, parent))
+                                .collect();
+                            assert_eq!(found, rows.trigger(kind, path), "{kind:?} {path}");
+                        }
+                    }
+                }
+                let mut places: Vec<_> =
+                    rows.0.iter().map(|(w, m, p, _)| (*w, *m == Manager::Child, p)).collect();
+                places.sort();
+                places.dedup();
+                assert_eq!(watches.total(), places.len());
+            }
+            for watcher in 0..4 {
+                watches.drop_watcher(watcher);
+            }
+            assert_eq!((watches.total(), watches.recursive, watches.ids.len()), (0, 0, 0));
+        }
+    }
 }

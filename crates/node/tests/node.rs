@@ -327,6 +327,33 @@ fn large_requests_have_room_for_so_many_bytes_on_their_way() {
 }
 
 #[test]
+fn enforced_authentication_comes_before_everything_else() {
+    let mut w = World::with(|settings| settings.enforced_schemes = Some(vec!["digest".to_owned()]));
+    let (bad, good) = (w.client(), w.client());
+    w.send(bad, -2, &Request::Ping);
+    assert_eq!(w.seen(bad), [Seen::Reply(-2, 0, ErrorCode::SESSIONCLOSEDREQUIRESASLAUTH)]);
+    assert!(w.is_closed(bad));
+    w.send(good, -4, &Request::Auth { scheme: Some("digest".into()), auth: Some(b"u:p") });
+    w.send(good, 1, &exists("/", false));
+    assert_eq!(w.seen(good), [Seen::Reply(-4, 0, OK), Seen::Reply(1, 2, OK)]);
+}
+
+#[test]
+fn failed_authentication_is_answered_and_closed() {
+    let mut w = World::new();
+    let conn = w.client();
+    w.send(conn, 1, &create("/a", 0));
+    w.send(conn, -4, &Request::Auth { scheme: Some("world".into()), auth: Some(b"x") });
+    w.persist();
+    assert_eq!(
+        w.seen(conn),
+        [Seen::Reply(1, 2, OK), Seen::Reply(-4, 0, ErrorCode::AUTHFAILED)],
+        "in the order asked"
+    );
+    assert!(w.is_closed(conn));
+}
+
+#[test]
 fn the_connection_throttle_closes_without_an_answer() {
     let mut w = World::with(|settings| settings.throttle_connections.tokens = 1);
     w.client();

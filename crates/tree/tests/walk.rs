@@ -293,3 +293,51 @@ fn quotas_count_without_transactions_and_refuse_when_enforced() {
     assert_eq!(w.create("/other", 0), None);
     w.settle();
 }
+
+/// Whatever happens under a quota, its stats znode says what a fresh count would.
+#[test]
+fn quota_usage_is_always_what_a_fresh_count_gives() {
+    let mut w = World::new();
+    for path in [
+        "/q",
+        "/zookeeper/quota/q",
+        "/zookeeper/quota/q/zookeeper_limits",
+        "/zookeeper/quota/q/zookeeper_stats",
+    ] {
+        w.create(path, 0);
+    }
+    w.settle();
+    let mut random = 7_u64;
+    for step in 0..3000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let path = ["/q/a", "/q/b", "/q/a/c", "/q", "/other", "/qq"][(random >> 11) as usize % 6];
+        let data = vec![1; (random >> 20) as usize % 30];
+        match (random >> 40) % 4 {
+            0 => w.create(path, i32::from((random >> 50).is_multiple_of(5))),
+            1 => w.create(&format!("{path}/s"), 2),
+            2 => w.propose(1, &Request::Delete { path: path.into(), version: -1 }),
+            _ => w.propose(1, &Request::SetData { path: path.into(), data: Some(&data), version: -1 }),
+        };
+        if step % 3 != 0 {
+            continue;
+        }
+        w.settle();
+        let (mut count, mut bytes) = (0, 0);
+        let mut waiting = vec!["/q".to_owned()];
+        while let Some(at) = waiting.pop() {
+            if let Some(node) = w.tree.find(&at) {
+                count += 1;
+                bytes += node.data().unwrap_or_default().len();
+                waiting.extend(node.children().map(|name| format!("{at}/{name}")));
+            }
+        }
+        let stats = w.tree.find("/zookeeper/quota/q/zookeeper_stats").unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(stats.data().unwrap()),
+            format!("count={count},bytes={bytes}"),
+            "step {step}"
+        );
+    }
+}
