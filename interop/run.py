@@ -10,6 +10,7 @@ import sys
 
 import crash
 import handover
+import words
 from servers import PEERS, ROOT, Server
 
 HERE = ROOT / "interop"
@@ -52,7 +53,7 @@ def main():
     parser.add_argument("--also-java", action="store_true")
     parser.add_argument("--ops", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=21)
-    parser.add_argument("--only", choices=[*SUITES, "differential", "handover", "crash"])
+    parser.add_argument("--only", choices=[*SUITES, "differential", "handover", "crash", "words"])
     args = parser.parse_args()
     failures, ran = [], 0
     for name in SUITES:
@@ -63,7 +64,7 @@ def main():
     if args.only in (None, "differential"):
         differential(args.ops, args.seed, failures)
         ran += 1
-    for name, module in (("handover", handover), ("crash", crash)):
+    for name, module in (("words", words), ("handover", handover), ("crash", crash)):
         if args.only in (None, name):
             try:
                 module.main()
