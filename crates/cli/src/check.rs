@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use oxkeeper_server::inspect;
-use tracing::error;
 
 use crate::args::ConfigArgs;
 use crate::{serve, source};
@@ -47,8 +46,7 @@ pub(crate) fn run(args: &ConfigArgs) -> ExitCode {
         }
         Err(problem) => {
             let problem = anyhow::Error::from(problem);
-            error!("{problem:#}");
-            println!("a start would fail: {problem:#}");
+            println!("a start would fail: {problem}");
             serve::exit_code(&problem)
         }
     }

@@ -6,6 +6,7 @@ mod logging;
 mod serve;
 mod source;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -28,7 +29,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "oxkeeper", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "oxkeeper", &mut script);
+            // Whoever reads only its beginning does not want the rest.
+            let _ = std::io::stdout().write_all(&script);
             ExitCode::SUCCESS
         }
     }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ConfigArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             let code = exit_code(&problem);
-            error!("{problem:#}");
+            error!("{problem}");
             error!("Unexpected exception, exiting abnormally");
             code
         }

@@ -246,6 +246,8 @@ pub enum SnapshotStep {
 #[derive(Debug, Default)]
 struct Outbox {
     bytes: Vec<u8>,
+    /// Written already. Large outboxes are not moved for every part of them that is written.
+    written: usize,
     /// Whether it is in the list of those that changed.
     dirty: bool,
 }
@@ -285,7 +287,27 @@ impl Effects {
         &mut outbox.bytes
     }
 
-    /// The bytes that wait for a connection, for the driver to take from.
+    /// The bytes that wait for a connection, for the driver to write.
+    pub fn waiting(&mut self, conn: ConnId) -> &[u8] {
+        let written = self.outboxes.get(conn.index as usize).map_or(0, |outbox| outbox.written);
+        self.outbox(conn).get(written..).unwrap_or_default()
+    }
+
+    /// Notes that so many of them were written.
+    pub fn written(&mut self, conn: ConnId, bytes: usize, keep: usize) {
+        let Some(outbox) = self.outboxes.get_mut(conn.index as usize) else { return };
+        outbox.written += bytes;
+        if outbox.written >= outbox.bytes.len() {
+            outbox.bytes.clear();
+            outbox.bytes.shrink_to(keep);
+            outbox.written = 0;
+        } else if outbox.written > outbox.bytes.len() / 2 {
+            outbox.bytes.drain(..outbox.written);
+            outbox.written = 0;
+        }
+    }
+
+    /// The outbox of a connection itself, to add to or to take whole.
     pub fn outbox(&mut self, conn: ConnId) -> &mut Vec<u8> {
         let index = conn.index as usize;
         if self.outboxes.len() <= index {
@@ -299,5 +321,8 @@ impl Effects {
     /// Forgets what waits for a connection that is gone.
     pub fn discard(&mut self, conn: ConnId) {
         *self.outbox(conn) = Vec::new();
+        if let Some(outbox) = self.outboxes.get_mut(conn.index as usize) {
+            outbox.written = 0;
+        }
     }
 }

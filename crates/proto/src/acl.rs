@@ -132,6 +132,14 @@ impl<'a> AclList<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(&self.0);
     }
+
+    /// Writes `vector<ACL>`, which may be null.
+    pub fn encode_nullable(list: Option<&AclList<'_>>, out: &mut Vec<u8>) {
+        match list {
+            Some(list) => list.encode(out),
+            None => out.put_int(-1),
+        }
+    }
 }
 
 impl fmt::Debug for AclList<'_> {

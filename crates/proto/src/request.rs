@@ -271,7 +271,7 @@ impl<'a> Request<'a> {
             | Request::DeleteContainer { path } => out.put_string(path),
             Request::SetAcl { path, acl, version } => {
                 out.put_string(path);
-                put_acl(out, acl.as_ref());
+                AclList::encode_nullable(acl.as_ref(), out);
                 out.put_int(*version);
             }
             Request::Sync { path } | Request::GetEphemerals { prefix: path } => {
@@ -326,7 +326,7 @@ impl<'a> Create<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_string(&self.path);
         out.put_buffer(self.data);
-        put_acl(out, self.acl.as_ref());
+        AclList::encode_nullable(self.acl.as_ref(), out);
         out.put_int(self.flags);
         if self.op == OpCode::CreateTtl {
             out.put_long(self.ttl);
@@ -366,13 +366,6 @@ fn strings<'a>(r: &mut Reader<'a>) -> Result<Vec<Cow<'a, str>>, DecodeError> {
 
 fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
     out.put_buffer(text.map(str::as_bytes));
-}
-
-fn put_acl(out: &mut Vec<u8>, acl: Option<&AclList<'_>>) {
-    match acl {
-        Some(list) => list.encode(out),
-        None => out.put_int(-1),
-    }
 }
 
 /// What precedes each operation and result in a multi. 9 bytes.

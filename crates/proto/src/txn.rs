@@ -243,7 +243,7 @@ impl<'a> Txn<'a> {
             }
             Txn::SetAcl { path, acl, version } => {
                 out.put_string(path);
-                put_acl(out, acl.as_ref());
+                AclList::encode_nullable(acl.as_ref(), out);
                 out.put_int(*version);
             }
             Txn::Check { path, version } => {
@@ -286,7 +286,7 @@ impl<'a> CreateTxn<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_string(&self.path);
         out.put_buffer(self.data);
-        put_acl(out, self.acl.as_ref());
+        AclList::encode_nullable(self.acl.as_ref(), out);
         if matches!(self.op, OpCode::Create | OpCode::Create2) {
             out.put_boolean(self.ephemeral);
         }
@@ -294,13 +294,6 @@ impl<'a> CreateTxn<'a> {
         if self.op == OpCode::CreateTtl {
             out.put_long(self.ttl);
         }
-    }
-}
-
-fn put_acl(out: &mut Vec<u8>, acl: Option<&AclList<'_>>) {
-    match acl {
-        Some(list) => list.encode(out),
-        None => out.put_int(-1),
     }
 }
 

@@ -274,42 +274,35 @@ impl Core {
 
     /// Writes a connection's outbox as far as it goes. What is left goes when the socket takes more.
     pub(crate) fn flush(&mut self, conn: &ConnIo) {
-        let outbox = self.fx.outbox(conn.id);
-        if outbox.is_empty() {
+        let waiting = self.fx.waiting(conn.id);
+        if waiting.is_empty() {
             return;
         }
         let waker = conn.waker.borrow();
         let mut context = Context::from_waker(&waker);
         let mut written = 0;
-        let mut broken = false;
-        while written < outbox.len() {
-            match conn.poll_write(&mut context, outbox.get(written..).unwrap_or_default()) {
+        while written < waiting.len() {
+            match conn.poll_write(&mut context, waiting.get(written..).unwrap_or_default()) {
                 Poll::Ready(Ok(n)) if n > 0 => written += n,
                 Poll::Ready(_) => {
-                    broken = true;
-                    break;
+                    drop(waker);
+                    self.fx.discard(conn.id);
+                    conn.broken.set(true);
+                    return conn.wake();
                 }
                 Poll::Pending => break,
             }
         }
         drop(waker);
-        if broken {
-            outbox.clear();
-            conn.broken.set(true);
-            conn.wake();
-            return;
-        }
-        if written == outbox.len() {
-            outbox.clear();
-            outbox.shrink_to(OUTBOX_KEEP);
+        let waiting = waiting.len() - written;
+        self.fx.written(conn.id, written, OUTBOX_KEEP);
+        if waiting == 0 {
             conn.stuck_since.set(None);
             if conn.choked.replace(false) || conn.closing.get() {
                 conn.wake();
             }
             return;
         }
-        outbox.drain(..written);
-        let waiting = outbox.len();
         conn.choked.set(waiting > OUTBOX_BYTES);
         if waiting <= OUTBOX_BYTES {
             conn.stuck_since.set(None);
@@ -324,7 +317,7 @@ impl Core {
 
     /// Whether nothing waits to be written to a connection.
     pub(crate) fn is_written(&mut self, conn: &ConnIo) -> bool {
-        self.fx.outbox(conn.id).is_empty()
+        self.fx.waiting(conn.id).is_empty()
     }
 
     /// Cuts clients that have not taken anything from a full outbox for too long.

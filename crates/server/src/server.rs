@@ -20,7 +20,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::conn::{ConnIo, ConnTask};
 use crate::core::{CommitPlan, Core};
@@ -58,11 +58,7 @@ impl Server {
         let (ready, is_ready) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
         let run = move || {
-            let result = run(config, storage, ready, stopped);
-            if let Err(error) = &result {
-                error!("{error}");
-            }
-            let _ = end.send(result);
+            let _ = end.send(run(config, storage, ready, stopped));
         };
         let thread = std::thread::Builder::new().name("core".into()).spawn(run)?;
         match is_ready.await {
