@@ -391,14 +391,8 @@ impl Core {
             self.preparing = true;
             let _ = self.jobs.send(Job::Prepare(self.config.prepare_bytes));
         }
-        // A batch that is being gathered belongs into the file that is open now.
-        let due = self.trigger.appended(records, log.bytes_since_roll());
-        if due && log.batch_bytes() == 0 {
-            if let Err(error) = log.roll() {
-                return self.fail(error.into());
-            }
-            self.step(Input::TakeSnapshot);
-        } else if due {
+        if self.trigger.appended(records, log.bytes_since_roll()) {
+            log.roll_at_next_commit();
             self.step(Input::TakeSnapshot);
         }
     }

@@ -55,6 +55,7 @@ pub struct TxnLog {
     /// Appended since the last roll, framing included.
     bytes_since_roll: u64,
     prepared: bool,
+    roll_next: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,7 @@ impl TxnLog {
             first: None,
             bytes_since_roll: 0,
             prepared: false,
+            roll_next: false,
         }
     }
 
@@ -124,7 +126,7 @@ impl TxnLog {
     pub fn commit(&mut self) -> Result<(), StorageError> {
         let Some(first) = self.first else { return Ok(()) };
         let added = self.batch.len() as u64;
-        if self.current.as_ref().is_some_and(|log| self.must_roll(log, added)) {
+        if self.roll_next || self.current.as_ref().is_some_and(|log| self.must_roll(log, added)) {
             self.roll()?;
         }
         match &mut self.current {
@@ -185,12 +187,18 @@ impl TxnLog {
         Ok(())
     }
 
+    /// Has the next batch begin a new file, whatever is gathered by then: a snapshot begins now.
+    pub fn roll_at_next_commit(&mut self) {
+        self.roll_next = true;
+    }
+
     /// Ends the current file: cuts it to its records. The next commit opens a new one.
     ///
     /// # Errors
     /// The disk failed.
     pub fn roll(&mut self) -> Result<(), StorageError> {
         self.bytes_since_roll = 0;
+        self.roll_next = false;
         let Some(mut log) = self.current.take() else { return Ok(()) };
         if log.prepared_to > log.end {
             let failed = |error| StorageError::io("cutting", &log.path, error);
@@ -370,6 +378,19 @@ mod tests {
         disk.rename(&Path::new("/d").join(PREPARING), &Path::new("/d").join(PREPARED)).unwrap();
         filling.write_at(&[0; 300], 0).unwrap();
         assert_eq!(content(&disk, "log.1")[28..128], [1; 100]);
+    }
+
+    #[test]
+    fn a_roll_may_be_asked_for_while_a_batch_gathers() {
+        let disk = MemoryDisk::default();
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), PLAIN);
+        log.append(Zxid(1), &[1; 40]);
+        log.commit().unwrap();
+        log.append(Zxid(2), &[1; 40]);
+        log.roll_at_next_commit();
+        log.append(Zxid(3), &[1; 40]);
+        log.commit().unwrap();
+        assert_eq!((content(&disk, "log.1").len(), content(&disk, "log.2").len()), (16 + 53, 16 + 2 * 53));
     }
 
     #[test]
