@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use oxkeeper_server::inspect;
+use oxkeeper_server::{Recovered, inspect};
 
 use crate::args::ConfigArgs;
 use crate::{serve, source};
@@ -34,12 +34,9 @@ pub(crate) fn run(args: &ConfigArgs) -> ExitCode {
             if found.digest_mismatches > 0 {
                 println!("  digest mismatches: {}", found.digest_mismatches);
             }
-            if let Some(tear) = found.tear {
-                println!(
-                    "  torn write: {} from offset {}; a start cuts it off",
-                    tear.path.display(),
-                    tear.offset
-                );
+            println!("what differs from Java here:");
+            for line in differences(&found) {
+                println!("  {line}");
             }
             println!("a start would succeed");
             ExitCode::SUCCESS
@@ -50,4 +47,29 @@ pub(crate) fn run(args: &ConfigArgs) -> ExitCode {
             serve::exit_code(&problem)
         }
     }
+}
+
+/// What Java would do differently with this directory, and what it would do differently with any.
+fn differences(found: &Recovered) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(tear) = &found.tear {
+        lines.push(format!(
+            "{} ends in a torn write at offset {}: a start cuts it off; Java stops if its checksum is wrong",
+            tear.path.display(),
+            tear.offset
+        ));
+    }
+    for path in found.tree.unreadable() {
+        lines.push(format!("the list of {path} is lost: only a super user passes; Java does not start"));
+    }
+    lines.push(
+        "damage or a gap in the log stops a start; Java loses the rest silently at some kinds of damage"
+            .into(),
+    );
+    lines.push(
+        "a server that cannot sync its log stops; a server that was itself held up expires no session for it"
+            .into(),
+    );
+    lines.push("requests that make a Java server end (see docs/compatibility.md) are refused".into());
+    lines
 }
