@@ -29,14 +29,20 @@ SUITES = {
 def suite(name, kind, failures):
     with Server(kind) as server:
         command = [part.format(port=server.port) for part in SUITES[name]]
-        print(f"== {name} against {kind}", flush=True)
-        try:
-            code = subprocess.run(command, timeout=240, cwd=HERE).returncode
-        except subprocess.TimeoutExpired:
-            code = "not within 240 s"
-        if code != 0:
-            failures.append(f"{name} against {kind}: {code}")
-            print((server.directory / f"{kind}.log").read_text(errors="replace")[-3000:])
+        # A suite that passes has one line to say; of one that does not, the end of what it said is wanted.
+        with open(server.directory / "suite.log", "w+", encoding="utf-8", errors="replace") as said:
+            try:
+                code = subprocess.run(command, timeout=240, cwd=HERE, stdout=said, stderr=subprocess.STDOUT).returncode
+            except subprocess.TimeoutExpired:
+                code = "not within 240 s"
+            said.seek(0)
+            lines = said.read().splitlines() or [""]
+        if code == 0:
+            print(f"{lines[-1]} against {kind}", flush=True)
+            return
+        failures.append(f"{name} against {kind}: {code}: {lines[-1]}")
+        print("\n".join(lines[-25:]))
+        print((server.directory / f"{kind}.log").read_text(errors="replace")[-2000:], flush=True)
 
 
 def differential(ops, seed, failures):

@@ -118,11 +118,14 @@ def watches(port, zk, c):
 def sessions(port, c):
     first = client(port)
     first.create("/mine", ephemeral=True)
+    # When the second one takes its session over the first must not come back, where nobody listens, and take it back.
+    first.set_hosts("127.0.0.1:1")
     states = []
     identity = first.client_id
     second = client(port, client_id=identity)
     c.equal(second.client_id, identity, "the same session")
     second.set("/mine", b"still here")
+    c.eventually(lambda: first.state == KazooState.SUSPENDED, "the first client is cut off")
     first.stop()
     watcher = client(port)
     gone = threading.Event()
