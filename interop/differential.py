@@ -132,7 +132,7 @@ class Side:
 
     def __init__(self, port):
         self.port = port
-        self.sessions = [Session(port) for _ in range(SESSIONS)]
+        self.sessions = [Session(port, timeout=3_600_000) for _ in range(SESSIONS)]
         self.ids = {session.sid: n for n, session in enumerate(self.sessions)}
 
     def clean(self, value):
@@ -146,7 +146,7 @@ class Side:
         return value
 
     def reopen(self, index, extra=0):
-        session = Session(self.port)
+        session = Session(self.port, timeout=3_600_000)
         self.ids[session.sid] = index + 100 * (1 + extra)
         self.sessions[index] = session
 

@@ -46,8 +46,10 @@ def suite(name, kind, failures):
 
 
 def differential(ops, seed, failures):
-    # The reapers of two servers do not act at the same moment.
-    with Server("java", reap_ms=600_000) as java, Server("oxkeeper", reap_ms=600_000) as oxkeeper:
+    # Reapers and expiry of two servers do not act at the same moment: neither may act within the run.
+    patient = {"maxSessionTimeout": "3600000"}
+    with Server("java", None, patient, reap_ms=3_600_000) as java, \
+            Server("oxkeeper", None, patient, reap_ms=3_600_000) as oxkeeper:
         command = [sys.executable, str(HERE / "differential.py"), "--a", str(java.port), "--b", str(oxkeeper.port),
                    "--ops", str(ops), "--seed", str(seed)]
         if subprocess.run(command, timeout=900).returncode != 0:

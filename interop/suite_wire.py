@@ -110,11 +110,11 @@ def order(port, c):
 
 
 def expiry(port, c):
-    s = Session(port, timeout=1000)
+    s = Session(port, timeout=2000)
     s.call("create", create_body("/expires", flags=1))
     watcher = Session(port)
     watcher.call("exists", text("/expires") + b"\1")
-    for _ in range(8):
+    for _ in range(12):
         time.sleep(0.3)
         c.equal(s.ping()[1], 0, "pings keep it alive")
     c.true(closes(s), "a silent session's connection is closed")

@@ -88,7 +88,7 @@ public final class Suite {
         fails(KeeperException.Code.NODEEXISTS, "create again",
             () -> zk.create("/j", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT));
         check(zk.create("/j/c", null, Ids.OPEN_ACL_UNSAFE, CreateMode.CONTAINER).equals("/j/c"), "container");
-        check(zk.create("/j/t", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT_WITH_TTL, null, 1500).equals("/j/t"), "ttl");
+        check(zk.create("/j/t", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT_WITH_TTL, null, 4000).equals("/j/t"), "ttl");
         check(zk.create("/j/c/x", null, Ids.OPEN_ACL_UNSAFE, CreateMode.EPHEMERAL_SEQUENTIAL).equals("/j/c/x0000000000"),
             "ephemeral sequential");
         check(zk.getEphemerals("/j").equals(List.of("/j/c/x0000000000")), "getEphemerals");
@@ -123,6 +123,8 @@ public final class Suite {
         check(zk.getACL("/j/acl", null).get(0).getId().getScheme().equals("digest"), "auth becomes digest");
         ZooKeeper other = open(at);
         fails(KeeperException.Code.NOAUTH, "no rights", () -> other.getData("/j/acl", false, null));
+        // The first handle goes where nobody listens: it must not come back and take its session from the second.
+        zk.updateServerList("127.0.0.1:1");
         ZooKeeper again = new ZooKeeper(at, 10_000, e -> { }, zk.getSessionId(), zk.getSessionPasswd());
         check(again.exists("/j", false) != null && again.getSessionId() == zk.getSessionId(), "session taken up");
         again.close();
@@ -132,6 +134,14 @@ public final class Suite {
     private static Stat exists(ZooKeeper zk, String path) {
         try {
             return zk.exists(path, false);
+        } catch (Exception e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    private static void change(CuratorFramework c, String path) {
+        try {
+            c.setData().forPath(path);
         } catch (Exception e) {
             throw new IllegalStateException(e);
         }
@@ -176,22 +186,27 @@ public final class Suite {
         CuratorCache cache = CuratorCache.build(a, "/cur/cache");
         ConcurrentLinkedQueue<String> seen = new ConcurrentLinkedQueue<>();
         cache.listenable().addListener(CuratorCacheListener.builder().forAll((t, old, now) ->
-            seen.add(t + " " + (now == null ? old : now).getPath())).build());
+            seen.add(t + " " + (now == null ? old : now).getPath())).forInitialized(() -> seen.add("ready")).build());
         cache.start();
+        eventually(() -> seen.contains("ready"), "CuratorCache starts");
         b.create().creatingParentsIfNeeded().forPath("/cur/cache/x/y", "1".getBytes());
+        eventually(() -> seen.contains("NODE_CREATED /cur/cache/x/y"), "CuratorCache sees a znode come");
         b.setData().forPath("/cur/cache/x/y", "2".getBytes());
+        eventually(() -> seen.contains("NODE_CHANGED /cur/cache/x/y"), "CuratorCache sees it change");
         b.delete().forPath("/cur/cache/x/y");
-        eventually(() -> seen.contains("NODE_DELETED /cur/cache/x/y"), "CuratorCache");
-        check(seen.contains("NODE_CREATED /cur/cache/x/y"), "CuratorCache saw it come");
+        eventually(() -> seen.contains("NODE_DELETED /cur/cache/x/y"), "CuratorCache sees it go");
         cache.close();
 
         PersistentWatcher pw = new PersistentWatcher(a, "/cur/pw", true);
         ConcurrentLinkedQueue<WatchedEvent> events = new ConcurrentLinkedQueue<>();
         pw.getListenable().addListener(events::add);
         pw.start();
-        Thread.sleep(200);
         b.create().creatingParentsIfNeeded().forPath("/cur/pw/deep");
-        eventually(() -> events.stream().anyMatch(e -> "/cur/pw/deep".equals(e.getPath())), "PersistentWatcher");
+        // The watch is set in the background; from some change on it tells.
+        eventually(() -> {
+            change(b, "/cur/pw/deep");
+            return events.stream().anyMatch(e -> "/cur/pw/deep".equals(e.getPath()));
+        }, "PersistentWatcher");
         pw.close();
 
         DistributedBarrier barrier = new DistributedBarrier(a, "/cur/barrier");
