@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use oxkeeper_proto::{
-    ErrorCode, EventType, OpResult, Reader, Reply, Request, SetWatches, WatcherEvent, Xid, Zxid, perms,
+    ErrorCode, EventType, Names, OpResult, Reader, Reply, Request, SetWatches, WatcherEvent, Xid, Zxid, perms,
 };
 use oxkeeper_tree::{NodeRef, Tree, acl};
 
@@ -183,7 +183,7 @@ fn look_up<'a>(tree: &'a Tree, conn: &'a Conn, request: &'a Request<'_>) -> Resu
         Request::GetEphemerals { prefix } => {
             let prefix = prefix.as_deref().filter(|p| !p.trim().is_empty() && *p != "/").unwrap_or_default();
             let mine = tree.ephemerals(conn.session).filter(|path| path.starts_with(prefix));
-            Ok(Reply::Names(mine.map(Cow::Owned).collect()))
+            Ok(Reply::Names(Names::List(mine.map(Cow::Owned).collect())))
         }
         Request::Sync { path } => Ok(Reply::Path(path.as_deref().map(Cow::Borrowed))),
         Request::WhoAmI => Ok(Reply::Identities(who(conn))),
@@ -202,10 +202,14 @@ fn readable<'a>(tree: &'a Tree, conn: &Conn, path: &str) -> Result<NodeRef<'a>, 
     if node.allows(perms::READ, &conn.identities) { Ok(node) } else { Err(refuse(ErrorCode::NOAUTH)) }
 }
 
-fn names(node: NodeRef<'_>) -> Vec<Cow<'_, str>> {
-    let mut names = Vec::with_capacity(node.children_len() as usize);
+fn names(node: NodeRef<'_>) -> Names<'_> {
+    let count = node.children_len() as usize;
+    if let Some(parts) = node.encoded_children() {
+        return Names::Encoded { count, parts };
+    }
+    let mut names = Vec::with_capacity(count);
     names.extend(node.children().map(Cow::Borrowed));
-    names
+    Names::List(names)
 }
 
 fn get_acl<'a>(tree: &'a Tree, conn: &Conn, path: &str) -> Result<Reply<'a>, Refused<'a>> {

@@ -8,8 +8,8 @@ use oxkeeper_node::{
     Answer, ConnId, Effects, Input, Node, Now, Query, QueryId, Rules, Settings, SnapshotStep, Tree,
 };
 use oxkeeper_proto::{
-    AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, OpCode, Reader, Reply, ReplyHeader, Request,
-    RequestHeader, SessionId, WatcherEvent, Xid, Zxid, session,
+    AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, Names, OpCode, Reader, Reply, ReplyHeader,
+    Request, RequestHeader, SessionId, WatcherEvent, Xid, Zxid, session,
 };
 
 struct World {
@@ -433,7 +433,8 @@ fn replies_of_reads_carry_their_bodies() {
     let out = std::mem::take(w.fx.outbox(conn));
     let mut reader = Reader::new(&out[4..]);
     ReplyHeader::decode(&mut reader).unwrap();
-    let Reply::Names(mut names) = Reply::decode(OpCode::GetChildren, &mut reader).unwrap() else {
+    let Reply::Names(Names::List(mut names)) = Reply::decode(OpCode::GetChildren, &mut reader).unwrap()
+    else {
         panic!("no names")
     };
     names.sort();

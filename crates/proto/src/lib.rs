@@ -22,7 +22,7 @@ pub mod wire;
 pub use acl::{Acl, AclList};
 pub use codes::{ErrorCode, EventType, OpCode, perms};
 pub use ids::{Epoch, ServerId, SessionId, Xid, Zxid};
-pub use reply::{OpResult, Reply, ReplyHeader, WatcherEvent};
+pub use reply::{Names, OpResult, Reply, ReplyHeader, WatcherEvent};
 pub use request::{Create, CreateMode, MultiHeader, Reconfig, Request, RequestHeader, SetWatches};
 pub use session::{ConnectRequest, ConnectResponse, Password};
 pub use stat::{Stat, StatPersisted};

@@ -59,9 +59,9 @@ pub enum Reply<'a> {
     /// getData, reconfig.
     Data(Option<&'a [u8]>, Stat),
     /// getChildren, getEphemerals.
-    Names(Vec<Cow<'a, str>>),
+    Names(Names<'a>),
     /// getChildren2.
-    NamesStat(Vec<Cow<'a, str>>, Stat),
+    NamesStat(Names<'a>, Stat),
     /// getACL.
     Acl(AclList<'a>, Stat),
     /// getAllChildrenNumber.
@@ -74,6 +74,45 @@ pub enum Reply<'a> {
     Identities(Vec<(Cow<'a, str>, Cow<'a, str>)>),
     /// multi and multiRead.
     Multi(Vec<OpResult<'a>>),
+}
+
+/// A vector of strings: names or paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names<'a> {
+    /// One by one: what decoding gives.
+    List(Vec<Cow<'a, str>>),
+    /// Encoded already, each with its length: how a server keeps them where they are very many.
+    Encoded {
+        /// How many there are.
+        count: usize,
+        /// Their bytes, in parts that do not cut through a name.
+        parts: Vec<&'a [u8]>,
+    },
+}
+
+impl<'a> Names<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Names::List(names) => {
+                out.put_length(names.len());
+                for name in names {
+                    out.put_string(name);
+                }
+            }
+            Names::Encoded { count, parts } => {
+                out.reserve(4 + parts.iter().map(|part| part.len()).sum::<usize>());
+                out.put_length(*count);
+                for part in parts {
+                    out.put_raw(part);
+                }
+            }
+        }
+    }
+
+    fn decode(r: &mut Reader<'a>) -> Result<Names<'a>, DecodeError> {
+        let count = r.count(4)?.unwrap_or(0);
+        Ok(Names::List((0..count).map(|_| r.string()).collect::<Result<_, DecodeError>>()?))
+    }
 }
 
 /// The result of one operation of a multi.
@@ -92,7 +131,7 @@ pub enum OpResult<'a> {
     /// getData in a multi-read.
     Data(Option<&'a [u8]>, Stat),
     /// getChildren in a multi-read.
-    Names(Vec<Cow<'a, str>>),
+    Names(Names<'a>),
     /// It failed, or another one did.
     Error(ErrorCode),
 }
@@ -112,9 +151,9 @@ impl<'a> Reply<'a> {
                 out.put_buffer(*data);
                 stat.encode(out);
             }
-            Reply::Names(names) => put_names(out, names),
+            Reply::Names(names) => names.encode(out),
             Reply::NamesStat(names, stat) => {
-                put_names(out, names);
+                names.encode(out);
                 stat.encode(out);
             }
             Reply::Acl(acl, stat) => {
@@ -152,8 +191,8 @@ impl<'a> Reply<'a> {
             }
             OpCode::Exists | OpCode::SetData | OpCode::SetAcl => Reply::Stat(Stat::decode(r)?),
             OpCode::GetData | OpCode::Reconfig => Reply::Data(r.buffer()?, Stat::decode(r)?),
-            OpCode::GetChildren | OpCode::GetEphemerals => Reply::Names(names(r)?),
-            OpCode::GetChildren2 => Reply::NamesStat(names(r)?, Stat::decode(r)?),
+            OpCode::GetChildren | OpCode::GetEphemerals => Reply::Names(Names::decode(r)?),
+            OpCode::GetChildren2 => Reply::NamesStat(Names::decode(r)?, Stat::decode(r)?),
             OpCode::GetAcl => {
                 let acl = AclList::decode(r)?.ok_or_else(|| r.error(DecodeErrorKind::Null))?;
                 Reply::Acl(acl, Stat::decode(r)?)
@@ -208,7 +247,7 @@ impl<'a> OpResult<'a> {
                 out.put_buffer(*data);
                 stat.encode(out);
             }
-            OpResult::Names(names) => put_names(out, names),
+            OpResult::Names(names) => names.encode(out),
             OpResult::Error(code) => out.put_int(code.0),
         }
     }
@@ -225,7 +264,7 @@ impl<'a> OpResult<'a> {
             Some(OpCode::SetData) => OpResult::SetData(Stat::decode(r)?),
             Some(OpCode::Check) => OpResult::Check,
             Some(OpCode::GetData) => OpResult::Data(r.buffer()?, Stat::decode(r)?),
-            Some(OpCode::GetChildren) => OpResult::Names(names(r)?),
+            Some(OpCode::GetChildren) => OpResult::Names(Names::decode(r)?),
             Some(OpCode::Error) => OpResult::Error(ErrorCode(r.int()?)),
             _ => {
                 let value = header.op.into();
@@ -233,18 +272,6 @@ impl<'a> OpResult<'a> {
             }
         }))
     }
-}
-
-fn put_names(out: &mut Vec<u8>, names: &[Cow<'_, str>]) {
-    out.put_length(names.len());
-    for name in names {
-        out.put_string(name);
-    }
-}
-
-fn names<'a>(r: &mut Reader<'a>) -> Result<Vec<Cow<'a, str>>, DecodeError> {
-    let count = r.count(4)?.unwrap_or(0);
-    (0..count).map(|_| r.string()).collect()
 }
 
 /// A notice that something a client watches has changed. The state is always "connected".
@@ -294,8 +321,8 @@ mod tests {
             (OpCode::Create2, Reply::PathStat("/a".into(), stat)),
             (OpCode::Exists, Reply::Stat(stat)),
             (OpCode::GetData, Reply::Data(None, stat)),
-            (OpCode::GetChildren, Reply::Names(vec![name(), name()])),
-            (OpCode::GetChildren2, Reply::NamesStat(vec![], stat)),
+            (OpCode::GetChildren, Reply::Names(Names::List(vec![name(), name()]))),
+            (OpCode::GetChildren2, Reply::NamesStat(Names::List(vec![]), stat)),
             (OpCode::GetAcl, Reply::Acl(AclList::OPEN, stat)),
             (OpCode::GetAllChildrenNumber, Reply::Count(9)),
             (OpCode::AddWatch, Reply::Code(ErrorCode::OK)),
@@ -314,13 +341,20 @@ mod tests {
             ),
             (
                 OpCode::MultiRead,
-                Reply::Multi(vec![OpResult::Data(Some(b"x"), stat), OpResult::Names(vec![name()])]),
+                Reply::Multi(vec![
+                    OpResult::Data(Some(b"x"), stat),
+                    OpResult::Names(Names::List(vec![name()])),
+                ]),
             ),
         ] {
             let mut out = Vec::new();
             reply.encode(&mut out);
             assert_eq!(Reply::decode(op, &mut Reader::new(&out)).unwrap(), reply, "{op:?}");
         }
+        let (mut one_by_one, mut in_parts) = (Vec::new(), Vec::new());
+        Names::List(vec!["a".into(), "bc".into()]).encode(&mut one_by_one);
+        Names::Encoded { count: 2, parts: vec![b"\0\0\0\x01a", b"\0\0\0\x02bc"] }.encode(&mut in_parts);
+        assert_eq!(one_by_one, in_parts);
         let mut out = Vec::new();
         let event = WatcherEvent { kind: EventType::NodeDeleted, path: "/x".into() };
         event.encode(&mut out);

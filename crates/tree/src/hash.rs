@@ -20,8 +20,14 @@ impl Seeded {
     /// The hash of a path, of which the index keeps 32 bits.
     #[inline]
     pub(crate) fn path(&self, path: &str) -> u32 {
+        self.bytes(path.as_bytes())
+    }
+
+    /// The hash of a name.
+    #[inline]
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> u32 {
         let mut hasher = self.0.build_hasher();
-        hasher.write(path.as_bytes());
+        hasher.write(bytes);
         let hash = hasher.finish();
         (hash >> 32) as u32 ^ hash as u32
     }

@@ -12,6 +12,7 @@ mod apply;
 mod digest;
 mod hash;
 mod load;
+mod names;
 mod nodes;
 mod owner;
 mod pending;

@@ -9,6 +9,7 @@ use oxkeeper_proto::{StatPersisted, Zxid};
 use slab::Slab;
 
 use crate::hash::Seeded;
+use crate::names::EncodedNames;
 
 /// A znode's place. 0 is the root and, in links, "none".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -25,6 +26,8 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 const NULL_DATA: u32 = 1 << 31;
 const OWNED: u32 = 1 << 30;
 const NAME_MASK: u32 = OWNED - 1;
+/// From so many children on their names are kept as replies carry them; until they are a quarter of that.
+const LISTED_CHILDREN: u32 = 2048;
 
 /// One znode. What few have (children, an owner) lies elsewhere.
 #[derive(Debug)]
@@ -59,6 +62,10 @@ struct Family {
     first: u32,
     children: u32,
     descendants: u32,
+    /// Of data of all descendants.
+    bytes: u64,
+    /// The children's names, once they are many.
+    names: Option<Box<EncodedNames>>,
 }
 
 /// What a new znode starts with.
@@ -281,8 +288,33 @@ impl Nodes {
         if first != NONE {
             self.get_mut(Slot(first)).previous = slot.0;
         }
-        self.count_descendants(parent, 1);
+        self.list_name(parent, birth.name.as_bytes());
+        self.count_descendants(parent, 1, birth.data.map_or(0, <[u8]>::len) as i64);
         slot
+    }
+
+    fn list_name(&mut self, parent: Slot, name: &[u8]) {
+        let seeded = self.index.seeded.clone();
+        let family = self.family_mut(parent);
+        if let Some(names) = &mut family.names {
+            names.insert(&seeded, name);
+        } else if family.children == LISTED_CHILDREN {
+            let mut names = EncodedNames::new();
+            for (_, child) in self.children(parent) {
+                names.insert(&seeded, child.name());
+            }
+            self.family_mut(parent).names = Some(Box::new(names));
+        }
+    }
+
+    fn unlist_name(&mut self, parent: Slot, name: &[u8]) {
+        let seeded = self.index.seeded.clone();
+        let family = self.family_mut(parent);
+        if family.children < LISTED_CHILDREN / 4 {
+            family.names = None;
+        } else if let Some(names) = &mut family.names {
+            names.remove(&seeded, name);
+        }
     }
 
     /// Removes a znode without children.
@@ -291,11 +323,11 @@ impl Nodes {
         let node = self.get_mut(slot);
         debug_assert_eq!(node.family, NONE, "a znode with children cannot go");
         let (parent, next, previous) = (node.parent(), node.next, node.previous);
-        let bytes = node.content.len() as u64;
-        node.content = Box::default();
+        let content = std::mem::take(&mut node.content);
+        let (name, data) = content.split_at_checked(node.name_end()).unwrap_or_default();
         node.name_len = 0;
         node.parent = VACANT;
-        self.bytes -= bytes;
+        self.bytes -= content.len() as u64;
         self.live -= 1;
         self.vacant.push(slot.0);
         if next != NONE {
@@ -306,20 +338,23 @@ impl Nodes {
         } else {
             self.family_mut(parent).first = next;
         }
-        self.count_descendants(parent, -1);
+        self.count_descendants(parent, -1, -(data.len() as i64));
         let family = self.family_mut(parent);
         family.children -= 1;
-        if family.children == 0 {
+        let children = family.children;
+        self.unlist_name(parent, name);
+        if children == 0 {
             let key = self.get(parent).family - 1;
             self.families.remove(key as usize);
             self.get_mut(parent).family = NONE;
         }
     }
 
-    fn count_descendants(&mut self, mut slot: Slot, by: i32) {
+    fn count_descendants(&mut self, mut slot: Slot, by: i32, bytes: i64) {
         loop {
             let family = self.family_mut(slot);
             family.descendants = family.descendants.wrapping_add_signed(by);
+            family.bytes = family.bytes.wrapping_add_signed(bytes);
             if slot == Slot::ROOT {
                 return;
             }
@@ -330,8 +365,9 @@ impl Nodes {
     /// Replaces the data. The caller keeps `prefix_crc` and the stat.
     pub(crate) fn set_data(&mut self, slot: Slot, data: Option<&[u8]>) {
         let node = self.get_mut(slot);
-        let before = node.content.len() as u64;
+        let before = node.content.len();
         let end = node.name_end();
+        let parent = node.parent();
         match data {
             Some(bytes) if node.data_len() == bytes.len() && node.data().is_some() => {
                 if let Some(place) = node.content.get_mut(end..) {
@@ -343,8 +379,14 @@ impl Nodes {
                 node.fill(old.get(..end).unwrap_or_default(), data);
             }
         }
-        let after = node.content.len() as u64;
-        self.bytes = self.bytes - before + after;
+        let after = node.content.len();
+        if before != after {
+            let change = after as i64 - before as i64;
+            self.bytes = self.bytes.wrapping_add_signed(change);
+            if slot != Slot::ROOT {
+                self.count_descendants(parent, 0, change);
+            }
+        }
     }
 
     fn family(&self, slot: Slot) -> Option<&Family> {
@@ -366,6 +408,16 @@ impl Nodes {
 
     pub(crate) fn descendants_len(&self, slot: Slot) -> u32 {
         self.family(slot).map_or(0, |family| family.descendants)
+    }
+
+    /// Bytes of data of the znode and all below it.
+    pub(crate) fn data_bytes_below(&self, slot: Slot) -> u64 {
+        self.get(slot).data_len() as u64 + self.family(slot).map_or(0, |family| family.bytes)
+    }
+
+    /// The names of the children as replies carry them, if they are so many that these are kept.
+    pub(crate) fn encoded_names(&self, slot: Slot) -> Option<&EncodedNames> {
+        self.family(slot)?.names.as_deref()
     }
 
     pub(crate) fn children(&self, slot: Slot) -> Children<'_> {
@@ -520,6 +572,34 @@ mod tests {
             }
         }
         assert_eq!((nodes.len(), nodes.bytes()), (1, 0));
+    }
+
+    #[test]
+    fn very_many_children_are_listed_as_they_are() {
+        let mut nodes = Nodes::new(Seeded::new(5));
+        let parent = nodes.insert(Slot::ROOT, "/p", &birth("p", None));
+        let listed = |nodes: &Nodes| {
+            let parts: Vec<u8> = nodes.encoded_names(parent)?.parts().flatten().copied().collect();
+            Some((
+                parts.len(),
+                nodes.children(parent).map(|(_, child)| child.name().len() + 4).sum::<usize>(),
+            ))
+        };
+        let name = |n: u32| format!("/p/child{n}");
+        let slots: Vec<Slot> = (0..5000)
+            .map(|n| nodes.insert(parent, &name(n), &birth(&name(n)[3..], Some(b"12345"))))
+            .collect();
+        assert_eq!(nodes.data_bytes_below(Slot::ROOT), 25_000);
+        nodes.set_data(slots[7], Some(b"1"));
+        assert_eq!((nodes.data_bytes_below(Slot::ROOT), nodes.data_bytes_below(slots[7])), (24_996, 1));
+        let (kept, right) = listed(&nodes).unwrap();
+        assert_eq!(kept, right);
+        for n in 0..4900 {
+            nodes.remove(slots[n as usize], &name(n));
+            assert_eq!(listed(&nodes).is_none(), n >= 4488, "{n}");
+            assert!(listed(&nodes).is_none_or(|(kept, right)| kept == right));
+        }
+        assert_eq!(nodes.data_bytes_below(parent), 500);
     }
 
     #[test]

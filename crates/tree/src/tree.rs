@@ -374,13 +374,9 @@ impl Tree {
     pub(crate) fn recount_usage(&mut self, subtree: &str) {
         let stats = quota::node(subtree, quota::STATS);
         let Some(slot) = self.nodes.find(&stats) else { return };
-        let (mut count, mut bytes) = (0, 0);
-        let mut waiting: Vec<Slot> = self.nodes.find(subtree).into_iter().collect();
-        while let Some(at) = waiting.pop() {
-            count += 1;
-            bytes += self.nodes.get(at).data_len() as i64;
-            waiting.extend(self.nodes.children(at).map(|(child, _)| child));
-        }
+        let (count, bytes) = self.nodes.find(subtree).map_or((0, 0), |top| {
+            (i64::from(self.nodes.descendants_len(top)) + 1, self.nodes.data_bytes_below(top).cast_signed())
+        });
         self.freeze(slot);
         self.nodes.set_data(slot, Some(StatsTrack::usage(count, bytes).as_bytes()));
         self.refresh_prefix(slot, &stats);
@@ -448,6 +444,14 @@ impl<'t> NodeRef<'t> {
     pub fn children(&self) -> impl Iterator<Item = &'t str> + use<'t> {
         let nodes = &self.tree.nodes;
         nodes.children(self.slot).map(|(_, node)| std::str::from_utf8(node.name()).unwrap_or_default())
+    }
+
+    /// The names of the children as a reply carries them, in parts, if they are so many that they are kept in
+    /// that form: each a big-endian length and its bytes.
+    #[must_use]
+    pub fn encoded_children(&self) -> Option<Vec<&'t [u8]>> {
+        let names = self.tree.nodes.encoded_names(self.slot)?;
+        Some(names.parts().collect())
     }
 
     /// Number of children.
