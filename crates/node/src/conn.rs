@@ -182,6 +182,11 @@ impl Conns {
         self.slots.get_mut(id.index as usize)?.take()
     }
 
+    /// The connections in this slot and those after it.
+    pub(crate) fn from(&self, index: u32) -> impl Iterator<Item = &Conn> {
+        self.slots.iter().skip(index as usize).flatten().map(|conn| &**conn)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Conn> {
         self.slots.iter().flatten().map(|conn| &**conn)
     }

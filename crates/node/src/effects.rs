@@ -72,16 +72,34 @@ pub enum Input<'a> {
 /// What operators ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Query {
-    /// The connections and what they did.
-    Connections,
-    /// Sessions by expiry, and their ephemerals.
-    Dump,
+    /// The connections and what they did, from a slot on: some of them.
+    Connections {
+        /// The first slot.
+        from: u32,
+    },
+    /// Sessions and connections by expiry.
+    Expiries,
+    /// Which sessions own ephemerals.
+    EphemeralOwners,
+    /// A session's ephemerals, from a place on: some of them.
+    Ephemerals {
+        /// Whose.
+        session: SessionId,
+        /// 0, or where the answer before this one said to go on.
+        from: u32,
+    },
     /// How many watches there are.
     WatchSummary,
-    /// Watched paths by session.
-    WatchesBySession,
-    /// Watching sessions by path.
-    WatchesByPath,
+    /// Watched paths by session, from a place on: some of them, all of one session.
+    WatchesBySession {
+        /// The place, first (0, 0), then where the answer before this one said to go on.
+        from: (u32, u32),
+    },
+    /// Watching sessions by path, from a place on: some of them.
+    WatchesByPath {
+        /// 0, or where the answer before this one said to go on.
+        from: u32,
+    },
     /// Digests at every 128th transaction.
     Digests,
     /// Numbers of the whole server.
@@ -95,16 +113,20 @@ pub enum Query {
 /// What operators are told.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// To [`Query::Connections`].
+    /// To [`Query::Connections`]; empty when there are no more.
     Connections(Vec<ConnectionReport>),
-    /// To [`Query::Dump`].
-    Dump(DumpReport),
+    /// To [`Query::Expiries`].
+    Expiries(ExpiryReport),
+    /// To [`Query::EphemeralOwners`].
+    EphemeralOwners(Vec<SessionId>),
+    /// To [`Query::Ephemerals`], and where to go on.
+    Ephemerals(Vec<String>, Option<u32>),
     /// To [`Query::WatchSummary`].
     WatchSummary(WatchSummary),
-    /// To [`Query::WatchesBySession`].
-    WatchesBySession(Vec<(SessionId, Vec<String>)>),
-    /// To [`Query::WatchesByPath`].
-    WatchesByPath(Vec<(String, Vec<SessionId>)>),
+    /// To [`Query::WatchesBySession`], and where to go on.
+    WatchesBySession(SessionId, Vec<String>, Option<(u32, u32)>),
+    /// To [`Query::WatchesByPath`], and where to go on.
+    WatchesByPath(Vec<(String, Vec<SessionId>)>, Option<u32>),
     /// To [`Query::Digests`].
     Digests(Vec<DigestEntry>),
     /// To [`Query::Status`].
@@ -173,15 +195,13 @@ pub struct ConnectionReport {
 /// A connection's address and its session, 0 before it has one.
 pub type PeerSession = ((IpAddr, u16), SessionId);
 
-/// Sessions and their expiry, for `dump`.
+/// What expires when, for `dump`.
 #[derive(Debug, Clone)]
-pub struct DumpReport {
-    /// Sessions by the time at which they expire, in ms from now, soonest first.
-    pub expiries: Vec<(i64, Vec<SessionId>)>,
-    /// Ephemerals by session.
-    pub ephemerals: Vec<(SessionId, Vec<String>)>,
-    /// Connections by the time at which they are cut unless they speak, in ms from now.
-    pub connections: Vec<(i64, Vec<PeerSession>)>,
+pub struct ExpiryReport {
+    /// Sessions and when they expire, in ms from now, soonest first.
+    pub sessions: Vec<(i64, SessionId)>,
+    /// Connections and when they are cut unless they speak, in ms from now, soonest first.
+    pub connections: Vec<(i64, PeerSession)>,
 }
 
 /// Numbers of the whole server, for `srvr` and `mntr`.

@@ -161,14 +161,11 @@ impl Expiry {
     }
 
     /// Sessions by the boundary at which they would expire if they stayed silent.
-    pub(crate) fn by_expiry(&self) -> BTreeMap<i64, Vec<SessionId>> {
-        let mut all: BTreeMap<i64, Vec<SessionId>> = BTreeMap::new();
-        for (_, tracked) in &self.sessions {
-            all.entry(self.bucket(tracked.heard_ms + tracked.timeout_ms)).or_default().push(tracked.session);
-        }
-        for sessions in all.values_mut() {
-            sessions.sort_unstable();
-        }
+    pub(crate) fn by_expiry(&self) -> Vec<(i64, SessionId)> {
+        let boundary = |tracked: &Tracked| self.bucket(tracked.heard_ms + tracked.timeout_ms);
+        let mut all: Vec<(i64, SessionId)> =
+            self.sessions.iter().map(|(_, tracked)| (boundary(tracked), tracked.session)).collect();
+        all.sort_unstable();
         all
     }
 }

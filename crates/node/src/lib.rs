@@ -26,7 +26,7 @@ mod watch;
 
 pub use auth::digest_id;
 pub use effects::{
-    Answer, Append, ConnId, ConnectionReport, DumpReport, Effects, Input, Now, PeerSession, Query, QueryId,
+    Answer, Append, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, PeerSession, Query, QueryId,
     RequestCounts, SnapshotStep, Status,
 };
 pub use node::Node;

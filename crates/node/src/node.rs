@@ -18,6 +18,9 @@ use crate::watch::{Notice, Watches};
 /// Bytes of a snapshot that are gathered at once: a fraction of a millisecond's work.
 const SLICE_BYTES: usize = 256 * 1024;
 
+/// Containers and TTL znodes that are looked at in one step.
+const REAPED_AT_ONCE: usize = 2000;
+
 /// One server's mind: pure, single-threaded, without a clock, a socket or a file.
 #[derive(Debug)]
 pub struct Node {
@@ -41,6 +44,8 @@ pub struct Node {
     /// The boundary for whose lateness the grace was given.
     graced_ms: i64,
     reap_at_ms: i64,
+    /// Where the search for what may go goes on, and how much more of it may go in this round.
+    reaping: Option<(u32, usize)>,
     check_idle_at_ms: i64,
     pub(crate) counts: RequestCounts,
     pub(crate) outstanding: usize,
@@ -95,6 +100,7 @@ impl Node {
             expire_from_ms: i64::MIN,
             graced_ms: i64::MIN,
             reap_at_ms: now_ms.saturating_add(settings.reap.interval_ms),
+            reaping: None,
             check_idle_at_ms: i64::MAX,
             counts: RequestCounts::default(),
             outstanding: 0,
@@ -141,6 +147,9 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let expiry_ms = self.expiry.deadline_ms().unwrap_or(i64::MAX).max(self.expire_from_ms);
+        if self.reaping.is_some() {
+            return self.now.mono;
+        }
         let soonest = expiry_ms.min(self.reap_at_ms).min(self.check_idle_at_ms);
         Duration::from_millis(u64::try_from(soonest).unwrap_or(0))
     }
@@ -205,8 +214,12 @@ impl Node {
         if now_ms >= self.expire_from_ms {
             self.expire(now_ms, fx);
         }
-        if now_ms >= self.reap_at_ms {
-            self.reap(fx);
+        if let Some((place, most)) = self.reaping.take() {
+            self.reap(place, most, fx);
+        } else if now_ms >= self.reap_at_ms {
+            let reap = self.settings.reap;
+            let most = (reap.per_minute_max.saturating_mul(reap.interval_ms) / 60_000).max(1);
+            self.reap(0, usize::try_from(most).unwrap_or(usize::MAX), fx);
             self.reap_at_ms = now_ms.saturating_add(self.settings.reap.interval_ms);
         }
         if now_ms >= self.check_idle_at_ms {
@@ -243,12 +256,15 @@ impl Node {
         }
     }
 
-    /// Removes containers that are empty and TTL znodes whose time is over.
-    fn reap(&mut self, fx: &mut Effects) {
-        let reap = self.settings.reap;
-        let most = (reap.per_minute_max.saturating_mul(reap.interval_ms) / 60_000).max(1);
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        for path in self.tree.reapable(self.now.wall_ms, reap.never_used_ms, most) {
+    /// Removes containers that are empty and TTL znodes whose time is over: some now, the others in the next
+    /// ticks.
+    fn reap(&mut self, place: u32, most: usize, fx: &mut Effects) {
+        let never_used_ms = self.settings.reap.never_used_ms;
+        let (mut due, next) = self.tree.reapable(self.now.wall_ms, never_used_ms, place, REAPED_AT_ONCE);
+        due.truncate(most);
+        let left = most - due.len();
+        self.reaping = next.filter(|_| left > 0).map(|place| (place, left));
+        for path in due {
             info!("Attempting to delete candidate container: {path}");
             self.propose_own(SessionId::NONE, &Request::DeleteContainer { path: path.into() }, fx);
         }

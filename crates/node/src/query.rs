@@ -1,22 +1,41 @@
 //! What operators ask, answered as data. The driver makes text of it.
 
-use std::collections::BTreeMap;
-
 use oxkeeper_proto::SessionId;
 
 use crate::conn::{Conn, Phase};
-use crate::effects::{Answer, ConnectionReport, DumpReport, Query, RequestCounts, Status};
+use crate::effects::{Answer, ConnectionReport, ExpiryReport, Query, RequestCounts, Status};
 use crate::node::{Node, Sizes, millis};
+
+/// What is listed in one step: a fraction of a millisecond's work.
+const LISTED_AT_ONCE: usize = 1000;
+/// Watches of one session listed in one step. To find where to go on, all of the session's are looked at.
+const WATCHES_AT_ONCE: usize = 16_384;
 
 impl Node {
     pub(crate) fn query(&mut self, query: Query) -> Answer {
         match query {
             Query::Status => Answer::Status(Box::new(self.status())),
-            Query::Connections => Answer::Connections(self.conns.iter().map(report).collect()),
-            Query::Dump => Answer::Dump(self.dump()),
+            Query::Connections { from } => {
+                Answer::Connections(self.conns.from(from).take(LISTED_AT_ONCE).map(report).collect())
+            }
+            Query::Expiries => Answer::Expiries(self.expiries()),
+            Query::EphemeralOwners => Answer::EphemeralOwners(self.tree.sessions_with_ephemerals()),
+            Query::Ephemerals { session, from } => {
+                let (paths, next) = self.tree.ephemerals_from(session, from, LISTED_AT_ONCE);
+                Answer::Ephemerals(paths, next)
+            }
             Query::WatchSummary => Answer::WatchSummary(self.watches.summary()),
-            Query::WatchesByPath => Answer::WatchesByPath(self.watches_by_path()),
-            Query::WatchesBySession => Answer::WatchesBySession(self.watches_by_session()),
+            Query::WatchesByPath { from } => {
+                let session = |watcher| self.conns.at(watcher).map_or(SessionId::NONE, |conn| conn.session);
+                let (paths, next) = self.watches.by_path(from, LISTED_AT_ONCE);
+                let named = |(path, ids): (String, Vec<_>)| (path, ids.into_iter().map(session).collect());
+                Answer::WatchesByPath(paths.into_iter().map(named).collect(), next)
+            }
+            Query::WatchesBySession { from: (watcher, place) } => {
+                let (watcher, paths, next) = self.watches.by_watcher(watcher, place, WATCHES_AT_ONCE);
+                let session = self.conns.at(watcher).map_or(SessionId::NONE, |conn| conn.session);
+                Answer::WatchesBySession(session, paths, next)
+            }
             Query::Digests => Answer::Digests(self.tree.digest_log().collect()),
             Query::ResetConnections => {
                 for conn in self.conns.iter_mut() {
@@ -60,44 +79,20 @@ impl Node {
         }
     }
 
-    fn dump(&self) -> DumpReport {
+    fn expiries(&self) -> ExpiryReport {
         let now_ms = millis(self.now.mono);
-        let expiries = self.expiry.by_expiry().into_iter().map(|(at, ids)| (at - now_ms, ids)).collect();
-        let ephemerals = self.tree.sessions_with_ephemerals().into_iter().map(|session| {
-            let mut paths: Vec<String> = self.tree.ephemerals(session).collect();
-            paths.sort_unstable();
-            (session, paths)
-        });
-        let mut connections: BTreeMap<i64, Vec<_>> = BTreeMap::new();
+        let sessions = self.expiry.by_expiry().into_iter().map(|(at, id)| (at - now_ms, id)).collect();
+        let mut connections = Vec::with_capacity(self.conns.len());
         for conn in self.conns.iter() {
             let silent_ms =
                 if conn.phase == Phase::New { self.settings.sessionless_ms } else { conn.timeout_ms.into() };
             let heard_ms = i64::try_from(conn.last_response_ms.max(conn.opened_ms)).unwrap_or(i64::MAX);
             let tick_ms = self.settings.sessionless_ms.max(1);
             let at = ((heard_ms + silent_ms) / tick_ms + 1) * tick_ms;
-            connections.entry(at - now_ms).or_default().push((conn.peer, conn.session));
+            connections.push((at - now_ms, (conn.peer, conn.session)));
         }
-        DumpReport {
-            expiries,
-            ephemerals: ephemerals.collect(),
-            connections: connections.into_iter().collect(),
-        }
-    }
-
-    fn watches_by_path(&self) -> Vec<(String, Vec<SessionId>)> {
-        let session = |watcher| self.conns.at(watcher).map_or(SessionId::NONE, |conn| conn.session);
-        let by_path = self.watches.by_path().into_iter();
-        by_path.map(|(path, watchers)| (path, watchers.into_iter().map(session).collect())).collect()
-    }
-
-    fn watches_by_session(&self) -> Vec<(SessionId, Vec<String>)> {
-        let mut all: BTreeMap<SessionId, Vec<String>> = BTreeMap::new();
-        for (path, sessions) in self.watches_by_path() {
-            for session in sessions {
-                all.entry(session).or_default().push(path.clone());
-            }
-        }
-        all.into_iter().collect()
+        connections.sort_unstable();
+        ExpiryReport { sessions, connections }
     }
 }
 

@@ -355,18 +355,53 @@ impl Watches {
         }
     }
 
-    /// Every watched path with its watchers, by path.
-    pub(crate) fn by_path(&self) -> Vec<(String, Vec<Watcher>)> {
-        let mut all: Vec<(String, Vec<Watcher>)> = Vec::new();
-        for (path, id) in &self.ids {
-            let mut watchers = self.lists[*id as usize * 2].clone();
-            watchers.extend(&self.lists[*id as usize * 2 + 1]);
+    /// Watched paths with their watchers, from a path's number on: about `most` watches, and the number where
+    /// to go on.
+    pub(crate) fn by_path(&self, from: u32, most: usize) -> (Vec<(String, Vec<Watcher>)>, Option<u32>) {
+        let (mut all, mut cost) = (Vec::new(), 0);
+        for (id, path) in self.paths.iter().enumerate().skip(from as usize) {
+            if cost >= most {
+                return (all, u32::try_from(id).ok());
+            }
+            cost += 1;
+            let Some(path) = path else { continue };
+            let mut watchers = self.lists[id * 2].clone();
+            watchers.extend(&self.lists[id * 2 + 1]);
             watchers.sort_unstable();
             watchers.dedup();
+            cost += watchers.len();
             all.push((path.to_string(), watchers));
         }
-        all.sort_unstable();
-        all
+        (all, None)
+    }
+
+    /// The first watcher from `watcher` on that watches something, with what it watches from a path's number
+    /// on: about `most` paths; and where to go on.
+    pub(crate) fn by_watcher(
+        &self,
+        watcher: Watcher,
+        from: u32,
+        most: usize,
+    ) -> (Watcher, Vec<String>, Option<(Watcher, u32)>) {
+        let all = self.held.iter().enumerate().skip(watcher as usize);
+        let mut watching = all.filter_map(|(index, held)| Some((index as Watcher, held.as_ref()?)));
+        let Some((found, held)) = watching.next() else { return (watcher, Vec::new(), None) };
+        let from = if found == watcher { from } else { 0 };
+        let mut ids: Vec<u32> = held.keys().map(|list| list / 2).filter(|id| *id >= from).collect();
+        if ids.len() > most {
+            ids.select_nth_unstable(most);
+            // The path of the last one may be watched in two ways: it waits for its other half.
+            ids.truncate(most + 1);
+        }
+        ids.sort_unstable();
+        let next = if ids.len() > most { ids.pop().map(|id| (found, id)) } else { None };
+        ids.dedup();
+        if let Some((_, last)) = next {
+            ids.retain(|id| *id != last);
+        }
+        let paths =
+            ids.into_iter().filter_map(|id| self.paths.get(id as usize)?.as_deref().map(str::to_owned));
+        (found, paths.collect(), next.or_else(|| watching.next().map(|(next, _)| (next, 0))))
     }
 }
 
@@ -443,6 +478,38 @@ mod tests {
         let mut w = Watches::new(1);
         w.add_persistent(1, "/", true);
         assert_eq!(fire(&mut w, ChangeKind::Created, "/a"), [(1, EventType::NodeCreated, false)]);
+    }
+
+    #[test]
+    fn lists_come_in_pieces_and_leave_nothing_out() {
+        let mut w = Watches::new(1);
+        for i in 0..40 {
+            for watcher in [2, 5, 9] {
+                w.add_persistent(watcher, &format!("/{i}"), watcher == 5);
+            }
+        }
+        let (mut by_path, mut from) = (Vec::new(), Some(0));
+        while let Some(place) = from {
+            let (some, next) = w.by_path(place, 7);
+            assert!(some.len() <= 3, "{} paths at once", some.len());
+            by_path.extend(some);
+            from = next;
+        }
+        by_path.sort();
+        let mut expected: Vec<(String, Vec<Watcher>)> =
+            (0..40).map(|i| (format!("/{i}"), vec![2, 5, 9])).collect();
+        expected.sort();
+        assert_eq!(by_path, expected);
+        let (mut by_watcher, mut from) = (Vec::new(), Some((0, 0)));
+        while let Some((watcher, place)) = from {
+            let (found, some, next) = w.by_watcher(watcher, place, 7);
+            assert!(some.len() <= 7);
+            by_watcher.extend(some.into_iter().map(|path| (found, path)));
+            from = next;
+        }
+        by_watcher.sort();
+        let each = |watcher| expected.iter().map(move |(path, _)| (watcher, path.clone()));
+        assert_eq!(by_watcher, [2, 5, 9].into_iter().flat_map(each).collect::<Vec<_>>());
     }
 
     #[test]

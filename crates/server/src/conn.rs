@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::core::{Core, no_waker};
 use crate::flow::READS_PER_TURN;
 use crate::four_letter;
+use crate::listing::Listing;
 
 /// Any stream of bytes that a client may come by: TCP, TLS, a pipe within the process.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
@@ -38,6 +39,8 @@ pub(crate) struct ConnIo {
     pub(crate) opened: Cell<bool>,
     /// It has sent a first frame, so what comes now is no four-letter word.
     greeted: Cell<bool>,
+    /// A long answer to an operator that is on its way.
+    listing: RefCell<Option<Listing>>,
     /// The node does not want to hear from it for now.
     pub(crate) held_back: Cell<bool>,
     /// It does not take its replies.
@@ -65,6 +68,7 @@ impl ConnIo {
             partial: RefCell::new(Vec::new()),
             opened: Cell::new(false),
             greeted: Cell::new(false),
+            listing: RefCell::new(None),
             held_back: Cell::new(false),
             choked: Cell::new(false),
             stuck_since: Cell::new(None),
@@ -142,6 +146,12 @@ impl ConnTask {
             if conn.held_back.get() || conn.choked.get() {
                 return true;
             }
+            if let Some(listing) = conn.listing.take() {
+                // One piece per turn, so that others get theirs.
+                self.list(listing);
+                context.waker().wake_by_ref();
+                return true;
+            }
             let mut buffer = self.buffer.borrow_mut();
             let n = match conn.poll_read(context, &mut buffer) {
                 Poll::Pending => return true,
@@ -158,6 +168,18 @@ impl ConnTask {
         }
         context.waker().wake_by_ref();
         true
+    }
+
+    /// Writes the next piece of a long answer.
+    fn list(&self, listing: Listing) {
+        let conn = &self.conn;
+        let mut core = self.core.borrow_mut();
+        let mut text = String::new();
+        let next = listing.next(&mut core, conn.id, &mut text);
+        core.write(conn.id, text.as_bytes());
+        conn.closing.set(next.is_none());
+        conn.listing.replace(next);
+        core.flush(conn);
     }
 
     fn received(&self, bytes: &[u8]) {
@@ -200,6 +222,11 @@ impl ConnTask {
                 match four_letter::answer(core, conn, *prefix, body) {
                     four_letter::Verdict::Frame => {}
                     four_letter::Verdict::Incomplete => break,
+                    four_letter::Verdict::Listing(listing) => {
+                        conn.listing.replace(Some(listing));
+                        conn.wake();
+                        return bytes.len();
+                    }
                     four_letter::Verdict::Answered => {
                         conn.closing.set(true);
                         core.flush(conn);

@@ -25,6 +25,7 @@ mod error;
 mod flow;
 mod four_letter;
 mod listen;
+mod listing;
 mod recover;
 mod server;
 mod setup;

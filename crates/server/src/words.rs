@@ -21,6 +21,9 @@ pub(crate) fn average(sum: u64, count: u64) -> String {
         return "0.0".to_owned();
     }
     let text = format!("{:.4}", sum as f64 / count as f64);
+    if let Some(digit @ '1'..='9') = text.strip_prefix("0.000").and_then(|rest| rest.chars().next()) {
+        return format!("{digit}.0E-4");
+    }
     let text = text.trim_end_matches('0');
     if text.ends_with('.') { format!("{text}0") } else { text.to_owned() }
 }
@@ -39,19 +42,6 @@ pub(crate) fn configuration(config: &Config, (data_size, log_size): (u64, u64)) 
         config.session_timeout_max.as_millis(),
         config.listen_backlog,
     )
-}
-
-/// A heading, then its lines behind tabs; then an empty line, as Java prints it.
-pub(crate) fn grouped(groups: impl Iterator<Item = (String, Vec<String>)>) -> String {
-    let mut out = String::new();
-    for (heading, lines) in groups {
-        let _ = writeln!(out, "{heading}");
-        for line in lines {
-            let _ = writeln!(out, "\t{line}");
-        }
-    }
-    out.push('\n');
-    out
 }
 
 pub(crate) fn environment() -> String {
@@ -157,5 +147,6 @@ mod tests {
         assert_eq!(average(0, 0), "0.0");
         assert_eq!(average(84, 145), "0.5793");
         assert_eq!(average(4, 2), "2.0");
+        assert_eq!((average(1, 2000), average(1, 100_000)), ("5.0E-4".to_owned(), "0.0".to_owned()));
     }
 }

@@ -195,6 +195,15 @@ impl Tree {
         self.sessions.get(&session).into_iter().flat_map(|s| &s.ephemerals).map(|slot| self.nodes.path(*slot))
     }
 
+    /// At most `most` of a session's ephemerals, from a place in their order on, and the place where to go on.
+    #[must_use]
+    pub fn ephemerals_from(&self, session: SessionId, place: u32, most: usize) -> (Vec<String>, Option<u32>) {
+        let Some(session) = self.sessions.get(&session) else { return (Vec::new(), None) };
+        let mut slots = session.ephemerals.range(Slot(place)..);
+        let paths = slots.by_ref().take(most).map(|slot| self.nodes.path(*slot)).collect();
+        (paths, slots.next().map(|slot| slot.0))
+    }
+
     /// Sessions that own ephemerals, by id.
     #[must_use]
     pub fn sessions_with_ephemerals(&self) -> Vec<SessionId> {
@@ -210,12 +219,19 @@ impl Tree {
         self.ephemerals
     }
 
-    /// Containers and TTL znodes that may go at `now_ms`, at most `most` of them. A container that never
-    /// had a child goes after `never_used_ms`, if that is not 0.
+    /// Containers and TTL znodes that may go at `now_ms`, of the first `most` from a place in their order on,
+    /// and the place where to go on. A container that never had a child goes after `never_used_ms`, if that is
+    /// not 0.
     ///
     /// Source: `ContainerManager.getCandidates`.
     #[must_use]
-    pub fn reapable(&self, now_ms: i64, never_used_ms: i64, most: usize) -> Vec<String> {
+    pub fn reapable(
+        &self,
+        now_ms: i64,
+        never_used_ms: i64,
+        place: u32,
+        most: usize,
+    ) -> (Vec<String>, Option<u32>) {
         let due = |slot: &&Slot| {
             let node = self.nodes.get(**slot);
             let age_ms = now_ms.saturating_sub(node.mtime);
@@ -227,7 +243,9 @@ impl Tree {
                     Owner::None | Owner::Session(_) => false,
                 }
         };
-        self.reapable.iter().filter(due).take(most).map(|slot| self.nodes.path(*slot)).collect()
+        let mut slots = self.reapable.range(Slot(place)..);
+        let paths = slots.by_ref().take(most).filter(due).map(|slot| self.nodes.path(*slot)).collect();
+        (paths, slots.next().map(|slot| slot.0))
     }
 
     pub(crate) fn stored_owner(&self, slot: Slot) -> i64 {
