@@ -146,6 +146,7 @@ impl Node {
             }
             match conn.waiting.front() {
                 None | Some(Waiting::Write { .. }) => return,
+                Some(_) if fx.is_full(id) => return fx.want_room(id),
                 Some(Waiting::Frame { .. } | Waiting::Reply(_)) => {}
             }
             let Some(next) = conn.waiting.pop_front() else { return };

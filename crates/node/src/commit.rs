@@ -39,6 +39,7 @@ impl Node {
             }
         }
         self.resume_paused(fx);
+        self.close_expired(fx);
     }
 
     /// Stage 9. Events precede the reply: they are written to the same outboxes before it.

@@ -50,6 +50,11 @@ pub enum Input<'a> {
         /// The payload.
         bytes: &'a [u8],
     },
+    /// There is room again in the outbox of a connection for which the node [wants](Effects::take_wanting) some.
+    Writable {
+        /// Which one.
+        conn: ConnId,
+    },
     /// A connection is gone.
     Closed {
         /// Which one.
@@ -262,6 +267,10 @@ pub enum SnapshotStep {
     },
 }
 
+/// Bytes that may wait for a connection before the node stops answering it and the driver stops reading from
+/// it. A single reply may exceed it.
+pub const OUTBOX_BYTES: usize = 1 << 20;
+
 /// Bytes for one connection, in the order in which they must go.
 #[derive(Debug, Default)]
 struct Outbox {
@@ -270,6 +279,8 @@ struct Outbox {
     written: usize,
     /// Whether it is in the list of those that changed.
     dirty: bool,
+    /// Whether the node has more to say once there is room.
+    wanting: bool,
 }
 
 /// What the node wants done. The driver empties it after every turn.
@@ -305,6 +316,29 @@ impl Effects {
             self.dirty.push(conn);
         }
         &mut outbox.bytes
+    }
+
+    /// Whether a connection's outbox is so full that answers to it wait until there is room.
+    pub fn is_full(&self, conn: ConnId) -> bool {
+        let outbox = self.outboxes.get(conn.index as usize);
+        outbox.is_some_and(|outbox| outbox.bytes.len() - outbox.written > OUTBOX_BYTES)
+    }
+
+    /// Notes that the node has more to say to a connection.
+    pub(crate) fn want_room(&mut self, conn: ConnId) {
+        if let Some(outbox) = self.outboxes.get_mut(conn.index as usize) {
+            outbox.wanting = true;
+        }
+    }
+
+    /// Whether the node wants [`Input::Writable`] for a connection whose outbox is not full any more. Asking
+    /// ends the wish.
+    pub fn take_wanting(&mut self, conn: ConnId) -> bool {
+        !self.is_full(conn)
+            && self
+                .outboxes
+                .get_mut(conn.index as usize)
+                .is_some_and(|outbox| std::mem::take(&mut outbox.wanting))
     }
 
     /// The bytes that wait for a connection, for the driver to write.
@@ -343,6 +377,7 @@ impl Effects {
         *self.outbox(conn) = Vec::new();
         if let Some(outbox) = self.outboxes.get_mut(conn.index as usize) {
             outbox.written = 0;
+            outbox.wanting = false;
         }
     }
 }

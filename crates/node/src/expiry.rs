@@ -4,7 +4,7 @@
 //! Sessions expire in buckets of one tick: never before their timeout, at most one tick after. Touching one
 //! only notes a time; the bucket is looked at when it is due. Source: `SessionTrackerImpl`, `ExpiryQueue`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use oxkeeper_proto::SessionId;
@@ -123,8 +123,8 @@ impl Expiry {
         self.buckets.keys().next().copied()
     }
 
-    /// Sessions that have not been heard of for longer than their timeout.
-    pub(crate) fn due(&mut self, now_ms: i64, out: &mut Vec<SessionId>) {
+    /// Sessions that have not been heard of for longer than their timeout. From now on they are closing.
+    pub(crate) fn due(&mut self, now_ms: i64, out: &mut VecDeque<SessionId>) {
         while let Some(entry) = self.buckets.first_entry() {
             let boundary = *entry.key();
             if boundary > now_ms {
@@ -139,7 +139,11 @@ impl Expiry {
                 }
                 let bucket = self.bucket(tracked.heard_ms + tracked.timeout_ms);
                 if bucket <= now_ms {
-                    out.push(session);
+                    if let Some(tracked) = self.keys.get(&session).and_then(|key| self.sessions.get_mut(*key))
+                    {
+                        tracked.closing = true;
+                    }
+                    out.push_back(session);
                     continue;
                 }
                 self.queue(session, bucket);
@@ -175,7 +179,7 @@ mod tests {
     use super::*;
 
     fn due(expiry: &mut Expiry, now_ms: i64) -> Vec<i64> {
-        let mut out = Vec::new();
+        let mut out = VecDeque::new();
         expiry.due(now_ms, &mut out);
         out.into_iter().map(|session| session.0).collect()
     }

@@ -26,8 +26,8 @@ mod watch;
 
 pub use auth::digest_id;
 pub use effects::{
-    Answer, Append, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, PeerSession, Query, QueryId,
-    RequestCounts, SnapshotStep, Status,
+    Answer, Append, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, OUTBOX_BYTES, PeerSession,
+    Query, QueryId, RequestCounts, SnapshotStep, Status,
 };
 pub use node::Node;
 // Recovery brings a node the tree that it starts from; these are the words for it.

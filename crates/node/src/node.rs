@@ -18,6 +18,8 @@ use crate::watch::{Notice, Watches};
 /// Bytes of a snapshot that are gathered at once: a fraction of a millisecond's work.
 const SLICE_BYTES: usize = 256 * 1024;
 
+/// Sessions are closed for their silence until so many changes wait to be applied.
+const PROPOSED_BY_EXPIRY: usize = 1000;
 /// Containers and TTL znodes that are looked at in one step.
 const REAPED_AT_ONCE: usize = 2000;
 
@@ -38,6 +40,8 @@ pub struct Node {
     pub(crate) next_session: SessionId,
     pub(crate) now: Now,
     started: Duration,
+    /// Sessions whose time is over and whose closing is not proposed yet.
+    expired: VecDeque<SessionId>,
     /// No session expires before this: the server itself was stalled, and what its clients sent meanwhile
     /// may still wait in its sockets.
     expire_from_ms: i64,
@@ -97,6 +101,7 @@ impl Node {
             next_session: settings.first_session,
             now,
             started: now.mono,
+            expired: VecDeque::new(),
             expire_from_ms: i64::MIN,
             graced_ms: i64::MIN,
             reap_at_ms: now_ms.saturating_add(settings.reap.interval_ms),
@@ -130,6 +135,7 @@ impl Node {
                 self.solo.persisted(zxid);
                 self.commit(fx);
             }
+            Input::Writable { conn } => self.drain(conn, fx),
             Input::Tick => self.tick(fx),
             Input::Opened { conn, peer, identities } => self.opened(conn, peer, identities),
             Input::Closed { conn } => self.closed(conn, fx),
@@ -242,13 +248,21 @@ impl Node {
         }
     }
 
+    /// Closes sessions that were silent for too long; a few at once, where very many were.
     fn expire(&mut self, now_ms: i64, fx: &mut Effects) {
-        let mut due = Vec::new();
+        let mut due = std::mem::take(&mut self.expired);
         self.expiry.due(now_ms, &mut due);
-        for session in due {
+        self.expired = due;
+        self.close_expired(fx);
+    }
+
+    /// Goes on closing, as far as there is room among what is proposed.
+    pub(crate) fn close_expired(&mut self, fx: &mut Effects) {
+        while self.pending.len() < PROPOSED_BY_EXPIRY
+            && let Some(session) = self.expired.pop_front()
+        {
             let Some(key) = self.expiry.key(session) else { continue };
             if let Some(tracked) = self.expiry.get_mut(key) {
-                tracked.closing = true;
                 info!("Expiring session {session}, timeout of {}ms exceeded", tracked.timeout_ms);
             }
             self.sessions_expired += 1;

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
@@ -46,6 +46,10 @@ pub(crate) struct ConnIo {
     /// It does not take its replies.
     pub(crate) choked: Cell<bool>,
     pub(crate) stuck_since: Cell<Option<Instant>>,
+    /// The node has more to say now that there is room.
+    pub(crate) resume: Cell<bool>,
+    /// Complete frames of it wait in `partial`.
+    backlog: Cell<bool>,
     /// It ends when its outbox is written.
     pub(crate) closing: Cell<bool>,
     /// It ends now.
@@ -72,6 +76,8 @@ impl ConnIo {
             held_back: Cell::new(false),
             choked: Cell::new(false),
             stuck_since: Cell::new(None),
+            resume: Cell::new(false),
+            backlog: Cell::new(false),
             closing: Cell::new(false),
             broken: Cell::new(false),
         }
@@ -90,6 +96,12 @@ impl ConnIo {
         ready!(Pin::new(&mut **self.stream.borrow_mut()).poll_read(context, &mut buf))?;
         Poll::Ready(Ok(buf.filled().len()))
     }
+}
+
+/// Has a task polled again after the others, and after what has come for them meanwhile was looked for. A
+/// task that only wakes itself is polled many times before that.
+pub(crate) fn after_others(context: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(context);
 }
 
 /// The task of one connection. It ends with the connection.
@@ -147,10 +159,19 @@ impl ConnTask {
                 return true;
             }
             if let Some(listing) = conn.listing.take() {
-                // One piece per turn, so that others get theirs.
                 self.list(listing);
-                context.waker().wake_by_ref();
+                after_others(context);
                 return true;
+            }
+            if conn.resume.take() {
+                let mut core = self.core.borrow_mut();
+                core.step(Input::Writable { conn: conn.id });
+                core.carry_out();
+                continue;
+            }
+            if conn.backlog.take() {
+                self.received(&[]);
+                continue;
             }
             let mut buffer = self.buffer.borrow_mut();
             let n = match conn.poll_read(context, &mut buffer) {
@@ -166,7 +187,7 @@ impl ConnTask {
             };
             self.received(buffer.get(..n).unwrap_or_default());
         }
-        context.waker().wake_by_ref();
+        after_others(context);
         true
     }
 
@@ -256,6 +277,10 @@ impl ConnTask {
             conn.greeted.set(true);
             core.step_at(now, Input::Frame { conn: conn.id, bytes: frame });
             used += 4 + len;
+            if core.is_full(conn) {
+                conn.backlog.set(true);
+                break;
+            }
         }
         used
     }

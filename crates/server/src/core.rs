@@ -17,10 +17,10 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use crate::conn::ConnIo;
+use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
 use crate::error::ServerError;
-use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, STUCK_AFTER};
+use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, STUCK_AFTER, WRITE_BYTES};
 use crate::setup::wall_ms;
 
 /// A sync that is expected to take less than this is done on the core's own thread: waking another one
@@ -281,8 +281,9 @@ impl Core {
         let waker = conn.waker.borrow();
         let mut context = Context::from_waker(&waker);
         let mut written = 0;
-        while written < waiting.len() {
-            match conn.poll_write(&mut context, waiting.get(written..).unwrap_or_default()) {
+        let most = waiting.len().min(WRITE_BYTES);
+        while written < most {
+            match conn.poll_write(&mut context, waiting.get(written..most).unwrap_or_default()) {
                 Poll::Ready(Ok(n)) if n > 0 => written += n,
                 Poll::Ready(_) => {
                     drop(waker);
@@ -293,9 +294,16 @@ impl Core {
                 Poll::Pending => break,
             }
         }
+        if written == most && most < waiting.len() {
+            after_others(&mut context);
+        }
         drop(waker);
         let waiting = waiting.len() - written;
         self.fx.written(conn.id, written, OUTBOX_KEEP);
+        if self.fx.take_wanting(conn.id) {
+            conn.resume.set(true);
+            conn.wake();
+        }
         if waiting == 0 {
             conn.stuck_since.set(None);
             if conn.choked.replace(false) || conn.closing.get() {
@@ -313,6 +321,11 @@ impl Core {
             conn.broken.set(true);
             conn.wake();
         }
+    }
+
+    /// Whether a connection must take some of its replies before it gets more.
+    pub(crate) fn is_full(&self, conn: &ConnIo) -> bool {
+        self.fx.is_full(conn.id)
     }
 
     /// Whether nothing waits to be written to a connection.

@@ -5,18 +5,21 @@
 //! it comes, never by the length it claims, and at most `jute.maxbuffer` long. **Writes on their way** are
 //! bounded by `globalOutstandingLimit`: above it the node has the driver stop reading from every client that
 //! has something on its way. **To the log** goes what those are. **To each connection** there is its outbox: a
-//! client whose outbox is above [`OUTBOX_BYTES`] is not read from, so it cannot ask for more; if it takes
+//! client whose outbox is above [`OUTBOX_BYTES`] is not read from, and what was read already waits in its
+//! small form; if it takes
 //! nothing for [`STUCK_AFTER`], it is cut. Watch events are all that can still be added, and above
 //! [`OUTBOX_BYTES_MAX`] the client is cut at once. Snapshots go to their thread one slice at a time.
 
 use std::time::Duration;
 
+pub(crate) use oxkeeper_node::OUTBOX_BYTES;
+
 /// Read from a connection at once.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// How often a connection is read before others get their turn.
 pub(crate) const READS_PER_TURN: usize = 4;
-/// Above this a connection that does not take its replies is not read from.
-pub(crate) const OUTBOX_BYTES: usize = 1 << 20;
+/// Written to a connection before others get their turn.
+pub(crate) const WRITE_BYTES: usize = 1 << 20;
 /// Above this it is cut, unless a single reply is what is so large.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// A full outbox that nobody takes from means that nobody is there.

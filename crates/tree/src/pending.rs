@@ -133,8 +133,11 @@ impl Pending {
             None => Arc::from(path),
         };
         let old = self.drafts.insert(Arc::clone(&key), Draft { zxid, ..after });
-        self.touched.push_back((zxid, Arc::clone(&key)));
-        self.undo.push((key, old));
+        // What the same transaction touched before is noted already, with what was there before it.
+        if old.as_ref().is_none_or(|old| old.zxid != zxid) {
+            self.touched.push_back((zxid, Arc::clone(&key)));
+            self.undo.push((key, old));
+        }
     }
 
     /// The session's ephemerals once everything proposed is applied, in the order of their paths.
@@ -142,7 +145,8 @@ impl Pending {
         let gone = |path: &String| self.drafts.get(path.as_str()).is_some_and(|d| !d.owned_by(tree, session));
         let mut paths: Vec<String> = tree.ephemerals(session).filter(|path| !gone(path)).collect();
         for (path, draft) in &self.drafts {
-            if draft.owned_by(tree, session) && !paths.iter().any(|known| **known == **path) {
+            let is_known = || tree.find(path).is_some_and(|node| node.owner() == Owner::Session(session));
+            if draft.owned_by(tree, session) && !is_known() {
                 paths.push(path.to_string());
             }
         }
