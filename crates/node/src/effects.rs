@@ -1,6 +1,9 @@
 //! What passes between the node and its driver: inputs, and the effects that the driver carries out.
 
+use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -274,13 +277,45 @@ pub const OUTBOX_BYTES: usize = 1 << 20;
 /// Bytes for one connection, in the order in which they must go.
 #[derive(Debug, Default)]
 struct Outbox {
+    /// What goes before `bytes`. Empty, but for very long lists.
+    ahead: VecDeque<Arc<Vec<u8>>>,
+    ahead_len: usize,
     bytes: Vec<u8>,
-    /// Written already. Large outboxes are not moved for every part of them that is written.
+    /// Written already, of the first part. Large outboxes are not moved for every bit of them that is written.
     written: usize,
     /// Whether it is in the list of those that changed.
     dirty: bool,
     /// Whether the node has more to say once there is room.
     wanting: bool,
+}
+
+impl Outbox {
+    fn len(&self) -> usize {
+        self.ahead_len + self.bytes.len() - self.written
+    }
+
+    fn written(&mut self, mut bytes: usize, keep: usize) {
+        while let Some(first) = self.ahead.front() {
+            let left = first.len() - self.written;
+            if bytes < left {
+                self.written += bytes;
+                return;
+            }
+            bytes -= left;
+            self.ahead_len -= first.len();
+            self.written = 0;
+            self.ahead.pop_front();
+        }
+        self.written += bytes;
+        if self.written >= self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(keep);
+            self.written = 0;
+        } else if self.written > self.bytes.len() / 2 {
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+    }
 }
 
 /// What the node wants done. The driver empties it after every turn.
@@ -321,7 +356,7 @@ impl Effects {
     /// Whether a connection's outbox is so full that answers to it wait until there is room.
     pub fn is_full(&self, conn: ConnId) -> bool {
         let outbox = self.outboxes.get(conn.index as usize);
-        outbox.is_some_and(|outbox| outbox.bytes.len() - outbox.written > OUTBOX_BYTES)
+        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES)
     }
 
     /// Notes that the node has more to say to a connection.
@@ -341,27 +376,52 @@ impl Effects {
                 .is_some_and(|outbox| std::mem::take(&mut outbox.wanting))
     }
 
-    /// The bytes that wait for a connection, for the driver to write.
-    pub fn waiting(&mut self, conn: ConnId) -> &[u8] {
-        let written = self.outboxes.get(conn.index as usize).map_or(0, |outbox| outbox.written);
-        self.outbox(conn).get(written..).unwrap_or_default()
+    /// Adds bytes that are shared with the tree.
+    pub(crate) fn share(&mut self, conn: ConnId, parts: &[Arc<Vec<u8>>]) {
+        self.write(conn);
+        let Some(outbox) = self.outboxes.get_mut(conn.index as usize) else { return };
+        let before = std::mem::take(&mut outbox.bytes);
+        if outbox.ahead.is_empty() && outbox.written == before.len() {
+            outbox.written = 0;
+        } else if !before.is_empty() {
+            outbox.ahead_len += before.len();
+            outbox.ahead.push_back(Arc::new(before));
+        }
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            outbox.ahead_len += part.len();
+            outbox.ahead.push_back(Arc::clone(part));
+        }
+    }
+
+    /// Number of bytes that wait for a connection.
+    #[must_use]
+    pub fn waiting_len(&self, conn: ConnId) -> usize {
+        self.outboxes.get(conn.index as usize).map_or(0, Outbox::len)
+    }
+
+    /// The first bytes that wait for a connection, for the driver to write: as many parts as there is room for.
+    /// Returns how many of `parts` are used.
+    pub fn waiting<'a>(&'a mut self, conn: ConnId, parts: &mut [IoSlice<'a>]) -> usize {
+        let Some(outbox) = self.outboxes.get_mut(conn.index as usize) else { return 0 };
+        outbox.dirty = false;
+        let mut skip = outbox.written;
+        let mut used = 0;
+        let all = outbox.ahead.iter().map(|part| part.as_slice()).chain([outbox.bytes.as_slice()]);
+        for (place, part) in parts.iter_mut().zip(all) {
+            *place = IoSlice::new(part.get(std::mem::take(&mut skip)..).unwrap_or_default());
+            used += 1;
+        }
+        used
     }
 
     /// Notes that so many of them were written.
     pub fn written(&mut self, conn: ConnId, bytes: usize, keep: usize) {
-        let Some(outbox) = self.outboxes.get_mut(conn.index as usize) else { return };
-        outbox.written += bytes;
-        if outbox.written >= outbox.bytes.len() {
-            outbox.bytes.clear();
-            outbox.bytes.shrink_to(keep);
-            outbox.written = 0;
-        } else if outbox.written > outbox.bytes.len() / 2 {
-            outbox.bytes.drain(..outbox.written);
-            outbox.written = 0;
+        if let Some(outbox) = self.outboxes.get_mut(conn.index as usize) {
+            outbox.written(bytes, keep);
         }
     }
 
-    /// The outbox of a connection itself, to add to or to take whole.
+    /// The end of a connection's outbox, for the driver to add to.
     pub fn outbox(&mut self, conn: ConnId) -> &mut Vec<u8> {
         let index = conn.index as usize;
         if self.outboxes.len() <= index {
@@ -374,10 +434,50 @@ impl Effects {
 
     /// Forgets what waits for a connection that is gone.
     pub fn discard(&mut self, conn: ConnId) {
-        *self.outbox(conn) = Vec::new();
         if let Some(outbox) = self.outboxes.get_mut(conn.index as usize) {
-            outbox.written = 0;
-            outbox.wanting = false;
+            *outbox = Outbox::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What would be written if the socket took `at_once` bytes at a time.
+    fn drain(fx: &mut Effects, conn: ConnId, at_once: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while fx.waiting_len(conn) > 0 {
+            let mut parts = [IoSlice::new(&[]); 3];
+            let used = fx.waiting(conn, &mut parts);
+            let all: Vec<u8> = parts.iter().take(used).flat_map(|part| part.to_vec()).collect();
+            let n = all.len().min(at_once);
+            assert!(n > 0, "bytes wait but none are shown");
+            out.extend_from_slice(&all[..n]);
+            fx.written(conn, n, 0);
+        }
+        out
+    }
+
+    #[test]
+    fn shared_parts_keep_their_place_whatever_is_written_between() {
+        let conn = ConnId { index: 2, generation: 1 };
+        for at_once in 1..20 {
+            let mut fx = Effects::default();
+            fx.write(conn).extend_from_slice(b"before ");
+            fx.written(conn, at_once.min(7), 0);
+            let mut expected = b"before "[at_once.min(7)..].to_vec();
+            for round in 0..3 {
+                fx.share(conn, &[Arc::new(b"one ".to_vec()), Arc::default(), Arc::new(b"two ".to_vec())]);
+                fx.write(conn).extend_from_slice(b"after ");
+                expected.extend_from_slice(b"one two after ");
+                if round == 1 {
+                    expected.drain(..2.min(expected.len()));
+                    fx.written(conn, 2, 0);
+                }
+            }
+            assert_eq!(fx.waiting_len(conn), expected.len());
+            assert_eq!(drain(&mut fx, conn, at_once), expected, "{at_once} at once");
         }
     }
 }

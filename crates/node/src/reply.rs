@@ -1,7 +1,9 @@
 //! Replies, encoded straight into the outbox of their connection, and what is counted about them.
 
+use std::sync::Arc;
+
 use oxkeeper_proto::wire::put_frame;
-use oxkeeper_proto::{ErrorCode, Reply, ReplyHeader, Xid, Zxid};
+use oxkeeper_proto::{ErrorCode, Names, Put, Reply, ReplyHeader, Stat, Xid, Zxid};
 
 use crate::conn::{Call, Notice};
 use crate::effects::{ConnId, Effects};
@@ -17,6 +19,12 @@ pub(crate) fn write(
     err: ErrorCode,
     body: &Reply<'_>,
 ) -> usize {
+    if let Reply::Names(Names::Encoded { count, parts }) = body {
+        return write_parts(fx, id, &ReplyHeader { xid, zxid, err }, (*count, parts), None);
+    }
+    if let Reply::NamesStat(Names::Encoded { count, parts }, stat) = body {
+        return write_parts(fx, id, &ReplyHeader { xid, zxid, err }, (*count, parts), Some(stat));
+    }
     let out = fx.write(id);
     let before = out.len();
     put_frame(out, |out| {
@@ -24,6 +32,30 @@ pub(crate) fn write(
         body.encode(out);
     });
     out.len() - before - 4
+}
+
+/// Writes names that are encoded already: they are shared with the outbox, not copied.
+#[cold]
+fn write_parts(
+    fx: &mut Effects,
+    id: ConnId,
+    header: &ReplyHeader,
+    (count, parts): (usize, &[Arc<Vec<u8>>]),
+    stat: Option<&Stat>,
+) -> usize {
+    let mut tail = Vec::new();
+    if let Some(stat) = stat {
+        stat.encode(&mut tail);
+    }
+    let names: usize = parts.iter().map(|part| part.len()).sum();
+    let size = ReplyHeader::SIZE + 4 + names + tail.len();
+    let out = fx.write(id);
+    out.put_length(size);
+    header.encode(out);
+    out.put_length(count);
+    fx.share(id, parts);
+    fx.write(id).put_raw(&tail);
+    size
 }
 
 impl Node {

@@ -3,6 +3,7 @@
 //! Source: `zookeeper.jute`, `MultiResponse`, 3.9.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::acl::AclList;
 use crate::codes::{ErrorCode, EventType, OpCode, STATE_SYNC_CONNECTED};
@@ -86,12 +87,13 @@ pub enum Names<'a> {
         /// How many there are.
         count: usize,
         /// Their bytes, in parts that do not cut through a name.
-        parts: Vec<&'a [u8]>,
+        parts: Vec<Arc<Vec<u8>>>,
     },
 }
 
 impl<'a> Names<'a> {
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Writes the vector.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Names::List(names) => {
                 out.put_length(names.len());
@@ -100,7 +102,6 @@ impl<'a> Names<'a> {
                 }
             }
             Names::Encoded { count, parts } => {
-                out.reserve(4 + parts.iter().map(|part| part.len()).sum::<usize>());
                 out.put_length(*count);
                 for part in parts {
                     out.put_raw(part);
@@ -351,9 +352,11 @@ mod tests {
             reply.encode(&mut out);
             assert_eq!(Reply::decode(op, &mut Reader::new(&out)).unwrap(), reply, "{op:?}");
         }
+        let part = |bytes: &[u8]| Arc::new(bytes.to_vec());
         let (mut one_by_one, mut in_parts) = (Vec::new(), Vec::new());
         Names::List(vec!["a".into(), "bc".into()]).encode(&mut one_by_one);
-        Names::Encoded { count: 2, parts: vec![b"\0\0\0\x01a", b"\0\0\0\x02bc"] }.encode(&mut in_parts);
+        Names::Encoded { count: 2, parts: vec![part(b"\0\0\0\x01a"), part(b"\0\0\0\x02bc")] }
+            .encode(&mut in_parts);
         assert_eq!(one_by_one, in_parts);
         let mut out = Vec::new();
         let event = WatcherEvent { kind: EventType::NodeDeleted, path: "/x".into() };

@@ -87,8 +87,16 @@ impl ConnIo {
         self.waker.borrow().wake_by_ref();
     }
 
-    pub(crate) fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut **self.stream.borrow_mut()).poll_write(context, bytes)
+    pub(crate) fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut stream = self.stream.borrow_mut();
+        match parts {
+            [one] => Pin::new(&mut **stream).poll_write(context, one),
+            parts => Pin::new(&mut **stream).poll_write_vectored(context, parts),
+        }
     }
 
     fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {

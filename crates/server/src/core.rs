@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io::IoSlice;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -20,7 +21,7 @@ use tracing::warn;
 use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
 use crate::error::ServerError;
-use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, STUCK_AFTER, WRITE_BYTES};
+use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, PARTS_AT_ONCE, STUCK_AFTER, WRITE_BYTES};
 use crate::setup::wall_ms;
 
 /// A sync that is expected to take less than this is done on the core's own thread: waking another one
@@ -274,17 +275,20 @@ impl Core {
 
     /// Writes a connection's outbox as far as it goes. What is left goes when the socket takes more.
     pub(crate) fn flush(&mut self, conn: &ConnIo) {
-        let waiting = self.fx.waiting(conn.id);
-        if waiting.is_empty() {
+        if self.fx.waiting_len(conn.id) == 0 {
             return;
         }
         let waker = conn.waker.borrow();
         let mut context = Context::from_waker(&waker);
         let mut written = 0;
-        let most = waiting.len().min(WRITE_BYTES);
-        while written < most {
-            match conn.poll_write(&mut context, waiting.get(written..most).unwrap_or_default()) {
-                Poll::Ready(Ok(n)) if n > 0 => written += n,
+        loop {
+            let mut parts = [IoSlice::new(&[]); PARTS_AT_ONCE];
+            let used = self.fx.waiting(conn.id, &mut parts);
+            match conn.poll_write(&mut context, parts.get(..used).unwrap_or_default()) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.fx.written(conn.id, n, OUTBOX_KEEP);
+                    written += n;
+                }
                 Poll::Ready(_) => {
                     drop(waker);
                     self.fx.discard(conn.id);
@@ -293,13 +297,16 @@ impl Core {
                 }
                 Poll::Pending => break,
             }
-        }
-        if written == most && most < waiting.len() {
-            after_others(&mut context);
+            if self.fx.waiting_len(conn.id) == 0 {
+                break;
+            }
+            if written >= WRITE_BYTES {
+                after_others(&mut context);
+                break;
+            }
         }
         drop(waker);
-        let waiting = waiting.len() - written;
-        self.fx.written(conn.id, written, OUTBOX_KEEP);
+        let waiting = self.fx.waiting_len(conn.id);
         if self.fx.take_wanting(conn.id) {
             conn.resume.set(true);
             conn.wake();
@@ -330,7 +337,7 @@ impl Core {
 
     /// Whether nothing waits to be written to a connection.
     pub(crate) fn is_written(&mut self, conn: &ConnIo) -> bool {
-        self.fx.waiting(conn.id).is_empty()
+        self.fx.waiting_len(conn.id) == 0
     }
 
     /// Cuts clients that have not taken anything from a full outbox for too long.

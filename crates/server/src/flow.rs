@@ -18,6 +18,8 @@ pub(crate) use oxkeeper_node::OUTBOX_BYTES;
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// How often a connection is read before others get their turn.
 pub(crate) const READS_PER_TURN: usize = 4;
+/// Parts of an outbox that are written at once, where it is made of many.
+pub(crate) const PARTS_AT_ONCE: usize = 64;
 /// Written to a connection before others get their turn.
 pub(crate) const WRITE_BYTES: usize = 1 << 20;
 /// Above this it is cut, unless a single reply is what is so large.

@@ -1,8 +1,10 @@
-//! The names of very many children, kept as a reply carries them: listing a million is copying memory, not
-//! visiting a million znodes.
+//! The names of very many children, kept as a reply carries them: a list of a million is handed out without
+//! visiting a single znode or copying a name.
 //!
 //! Names lie in buckets of a few KiB, found by linear hashing: buckets are split one at a time as names come,
 //! so no single insertion ever pays for all of them, and a removal looks through one bucket only.
+
+use std::sync::Arc;
 
 use crate::hash::Seeded;
 
@@ -14,7 +16,8 @@ const LENGTH: usize = 4;
 /// Encoded names: each a big-endian length and its bytes.
 #[derive(Debug)]
 pub(crate) struct EncodedNames {
-    buckets: Vec<Vec<u8>>,
+    /// Shared with replies on their way: one that changes while it is gets copied.
+    buckets: Vec<Arc<Vec<u8>>>,
     bytes: usize,
     /// Buckets before this one are split already in this round.
     split: usize,
@@ -24,18 +27,18 @@ pub(crate) struct EncodedNames {
 
 impl EncodedNames {
     pub(crate) fn new() -> EncodedNames {
-        EncodedNames { buckets: vec![Vec::new()], bytes: 0, split: 0, level: 0 }
+        EncodedNames { buckets: vec![Arc::default()], bytes: 0, split: 0, level: 0 }
     }
 
     /// The encoded names, in parts whose order means nothing.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        self.buckets.iter().map(Vec::as_slice)
+    pub(crate) fn parts(&self) -> &[Arc<Vec<u8>>] {
+        &self.buckets
     }
 
     /// Adds a name that is not there.
     pub(crate) fn insert(&mut self, seeded: &Seeded, name: &[u8]) {
         let bucket = self.bucket(seeded.bytes(name));
-        put(&mut self.buckets[bucket], name);
+        put(Arc::make_mut(&mut self.buckets[bucket]), name);
         self.bytes += LENGTH + name.len();
         if self.bytes > self.buckets.len() * BUCKET_BYTES {
             self.split_next(seeded);
@@ -48,7 +51,7 @@ impl EncodedNames {
     /// It is not there: the names and the znodes differ.
     pub(crate) fn remove(&mut self, seeded: &Seeded, name: &[u8]) {
         let bucket = self.bucket(seeded.bytes(name));
-        let bucket = &mut self.buckets[bucket];
+        let bucket = Arc::make_mut(&mut self.buckets[bucket]);
         let mut at = 0;
         let found = entries(bucket).any(|known| {
             let is_it = known == name;
@@ -80,8 +83,8 @@ impl EncodedNames {
         for name in entries(&self.buckets[self.split]) {
             put(if seeded.bytes(name) as usize & bit == 0 { &mut stay } else { &mut go }, name);
         }
-        self.buckets[self.split] = stay;
-        self.buckets.push(go);
+        self.buckets[self.split] = Arc::new(stay);
+        self.buckets.push(Arc::new(go));
         self.split += 1;
         if self.split == bit {
             self.split = 0;
@@ -112,7 +115,8 @@ mod tests {
     use super::*;
 
     fn names(of: &EncodedNames) -> BTreeSet<Vec<u8>> {
-        let all: Vec<Vec<u8>> = of.parts().flat_map(|part| entries(part).map(<[u8]>::to_vec)).collect();
+        let all: Vec<Vec<u8>> =
+            of.parts().iter().flat_map(|part| entries(part).map(<[u8]>::to_vec)).collect();
         let set: BTreeSet<Vec<u8>> = all.iter().cloned().collect();
         assert_eq!(set.len(), all.len(), "a name twice");
         set
@@ -136,7 +140,7 @@ mod tests {
             }
         }
         assert_eq!(names(&encoded), model);
-        let largest = encoded.parts().map(<[u8]>::len).max().unwrap();
+        let largest = encoded.parts().iter().map(|part| part.len()).max().unwrap();
         assert!(largest < 8 * BUCKET_BYTES, "a bucket of {largest} bytes is no small one");
         for name in model {
             encoded.remove(&seeded, &name);

@@ -579,7 +579,8 @@ mod tests {
         let mut nodes = Nodes::new(Seeded::new(5));
         let parent = nodes.insert(Slot::ROOT, "/p", &birth("p", None));
         let listed = |nodes: &Nodes| {
-            let parts: Vec<u8> = nodes.encoded_names(parent)?.parts().flatten().copied().collect();
+            let parts: Vec<u8> =
+                nodes.encoded_names(parent)?.parts().iter().flat_map(|part| part.to_vec()).collect();
             Some((
                 parts.len(),
                 nodes.children(parent).map(|(_, child)| child.name().len() + 4).sum::<usize>(),

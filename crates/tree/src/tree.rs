@@ -1,6 +1,7 @@
 //! The committed state: znodes, who owns which, sessions, quotas, and the digest over it all.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use oxkeeper_proto::{AclList, SessionId, Stat, StatPersisted, Zxid, path};
 
@@ -467,9 +468,9 @@ impl<'t> NodeRef<'t> {
     /// The names of the children as a reply carries them, in parts, if they are so many that they are kept in
     /// that form: each a big-endian length and its bytes.
     #[must_use]
-    pub fn encoded_children(&self) -> Option<Vec<&'t [u8]>> {
+    pub fn encoded_children(&self) -> Option<Vec<Arc<Vec<u8>>>> {
         let names = self.tree.nodes.encoded_names(self.slot)?;
-        Some(names.parts().collect())
+        Some(names.parts().to_vec())
     }
 
     /// Number of children.
