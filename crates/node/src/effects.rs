@@ -53,6 +53,11 @@ pub enum Input<'a> {
         /// The payload.
         bytes: &'a [u8],
     },
+    /// An operator sent a four-letter word; it counts as a packet.
+    Word {
+        /// On which connection.
+        conn: ConnId,
+    },
     /// There is room again in the outbox of a connection for which the node [wants](Effects::take_wanting) some.
     Writable {
         /// Which one.

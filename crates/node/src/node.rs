@@ -135,6 +135,12 @@ impl Node {
                 self.solo.persisted(zxid);
                 self.commit(fx);
             }
+            Input::Word { conn } => {
+                self.counts.received += 1;
+                if let Some(conn) = self.conns.get_mut(conn) {
+                    conn.counts.received += 1;
+                }
+            }
             Input::Writable { conn } => self.drain(conn, fx),
             Input::Tick => self.tick(fx),
             Input::Opened { conn, peer, identities } => self.opened(conn, peer, identities),

@@ -347,15 +347,23 @@ impl Watches {
         }
     }
 
+    /// Counts the data watches: Java's lists of watches leave those on children out.
     pub(crate) fn summary(&self) -> WatchSummary {
+        let data = |list: &&Vec<Watcher>| !list.is_empty();
+        let lists = self.lists.iter().step_by(2);
         WatchSummary {
-            connections: self.held.iter().flatten().count(),
-            paths: self.ids.len(),
-            total: self.total,
+            connections: self
+                .held
+                .iter()
+                .flatten()
+                .filter(|held| held.keys().any(|list| list % 2 == 0))
+                .count(),
+            paths: lists.clone().filter(data).count(),
+            total: lists.map(Vec::len).sum(),
         }
     }
 
-    /// Watched paths with their watchers, from a path's number on: about `most` watches, and the number where
+    /// Paths with data watches and their watchers, from a path's number on: about `most` watches, and the number where
     /// to go on.
     pub(crate) fn by_path(&self, from: u32, most: usize) -> (Vec<(String, Vec<Watcher>)>, Option<u32>) {
         let (mut all, mut cost) = (Vec::new(), 0);
@@ -365,17 +373,16 @@ impl Watches {
             }
             cost += 1;
             let Some(path) = path else { continue };
-            let mut watchers = self.lists[id * 2].clone();
-            watchers.extend(&self.lists[id * 2 + 1]);
-            watchers.sort_unstable();
-            watchers.dedup();
+            let watchers = &self.lists[id * 2];
             cost += watchers.len();
-            all.push((path.to_string(), watchers));
+            if !watchers.is_empty() {
+                all.push((path.to_string(), watchers.clone()));
+            }
         }
         (all, None)
     }
 
-    /// The first watcher from `watcher` on that watches something, with what it watches from a path's number
+    /// The first watcher from `watcher` on that watches data, with what it watches from a path's number
     /// on: about `most` paths; and where to go on.
     pub(crate) fn by_watcher(
         &self,
@@ -387,18 +394,14 @@ impl Watches {
         let mut watching = all.filter_map(|(index, held)| Some((index as Watcher, held.as_ref()?)));
         let Some((found, held)) = watching.next() else { return (watcher, Vec::new(), None) };
         let from = if found == watcher { from } else { 0 };
-        let mut ids: Vec<u32> = held.keys().map(|list| list / 2).filter(|id| *id >= from).collect();
-        if ids.len() > most {
-            ids.select_nth_unstable(most);
-            // The path of the last one may be watched in two ways: it waits for its other half.
-            ids.truncate(most + 1);
-        }
+        let data = held.keys().filter(|list| *list % 2 == 0).map(|list| list / 2);
+        let mut ids: Vec<u32> = data.filter(|id| *id >= from).collect();
+        let next = (ids.len() > most).then(|| {
+            let (_, first_left, _) = ids.select_nth_unstable(most);
+            (found, *first_left)
+        });
+        ids.truncate(most);
         ids.sort_unstable();
-        let next = if ids.len() > most { ids.pop().map(|id| (found, id)) } else { None };
-        ids.dedup();
-        if let Some((_, last)) = next {
-            ids.retain(|id| *id != last);
-        }
         let paths =
             ids.into_iter().filter_map(|id| self.paths.get(id as usize)?.as_deref().map(str::to_owned));
         (found, paths.collect(), next.or_else(|| watching.next().map(|(next, _)| (next, 0))))
@@ -487,6 +490,7 @@ mod tests {
             for watcher in [2, 5, 9] {
                 w.add_persistent(watcher, &format!("/{i}"), watcher == 5);
             }
+            w.add_standard(7, Manager::Child, &format!("/{i}"));
         }
         let (mut by_path, mut from) = (Vec::new(), Some(0));
         while let Some(place) = from {
@@ -521,7 +525,10 @@ mod tests {
                 w.add_persistent(watcher, &format!("/{i}"), watcher % 2 == 0);
             }
         }
-        assert_eq!(w.summary(), WatchSummary { connections: 10, paths: 100, total: 1500 });
+        assert_eq!(
+            (w.summary(), w.total()),
+            (WatchSummary { connections: 10, paths: 100, total: 1000 }, 1500)
+        );
         for watcher in [3, 0, 9, 1, 2, 8, 4, 7, 5, 6] {
             w.drop_watcher(watcher);
         }

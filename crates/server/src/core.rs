@@ -95,8 +95,6 @@ pub(crate) struct Core {
     pub(crate) stopping: bool,
     /// What `gtmk` tells and `stmk` sets; nothing depends on it.
     pub(crate) trace_mask: i64,
-    /// Syncs that took longer than `fsync.warningthresholdms`.
-    pub(crate) fsync_warnings: u64,
 }
 
 impl Core {
@@ -132,7 +130,6 @@ impl Core {
             failed_wake: Rc::new(Notify::new()),
             stopping: false,
             trace_mask: TRACE_MASK,
-            fsync_warnings: 0,
         }
     }
 
@@ -395,7 +392,6 @@ impl Core {
 
     fn committed(&mut self, result: Result<(), StorageError>, took: Duration) {
         self.expected_sync = (self.expected_sync * 7 + took) / 8;
-        self.fsync_warnings += u64::from(took > self.config.fsync_warning);
         let Some((last, records)) = self.committing.take() else { return };
         if let Err(error) = result {
             return self.fail(error.into());

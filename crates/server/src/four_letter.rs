@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use oxkeeper_node::{Answer, Query, Status};
+use oxkeeper_node::{Answer, Input, Query, Status};
 use tracing::info;
 
 use crate::conn::ConnIo;
@@ -39,6 +39,7 @@ pub(crate) fn answer(core: &mut Core, conn: &ConnIo, first: [u8; 4], rest: &[u8]
     }
     let Some(word) = WORDS.into_iter().find(|word| word.as_bytes() == first) else { return Verdict::Frame };
     info!("Processing {word} command from {}:{}", conn.peer.0, conn.peer.1);
+    core.step(Input::Word { conn: conn.id });
     let text = if !core.config.four_letter_words.allow(word) {
         format!("{word} is not executed because it is not in the whitelist.\n")
     } else if word == "stmk" {
@@ -96,7 +97,7 @@ fn short(core: &mut Core, word: &str) -> String {
                 .fold(String::new(), |text, entry| text + &format!("{:x}: {}\n", entry.zxid.0, entry.digest)),
             _ => String::new(),
         },
-        "mntr" => words::monitor(&status, core.connections(), core.fsync_warnings),
+        "mntr" => words::monitor(&status, core.connections()),
         _ => String::new(),
     }
 }

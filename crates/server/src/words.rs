@@ -65,15 +65,14 @@ pub(crate) fn environment() -> String {
 }
 
 /// What needs no registry of metrics; the rest comes with one.
-pub(crate) fn monitor(status: &Status, connections: usize, fsync_warnings: u64) -> String {
+pub(crate) fn monitor(status: &Status, connections: usize) -> String {
     let counts = &status.counts;
     let (response_last, response_min, response_max) = status.response_sizes;
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count());
     let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0);
-    let lines: [(&str, String); 24] = [
+    let lines: [(&str, String); 22] = [
         ("version", version()),
         ("server_state", "standalone".to_owned()),
-        ("peer_state", "leading - broadcast".to_owned()),
         ("avg_latency", average(counts.latency_sum_ms, counts.answered)),
         ("max_latency", counts.latency_max_ms.to_string()),
         ("min_latency", counts.latency_min_ms.to_string()),
@@ -94,7 +93,6 @@ pub(crate) fn monitor(status: &Status, connections: usize, fsync_warnings: u64) 
         ("max_client_response_size", response_max.to_string()),
         ("auth_failed_count", status.auth_failed.to_string()),
         ("stale_sessions_expired", status.sessions_expired.to_string()),
-        ("fsync_threshold_exceed_count", fsync_warnings.to_string()),
     ];
     let mut out =
         lines.into_iter().fold(String::new(), |out, (key, value)| out + &format!("zk_{key}\t{value}\n"));

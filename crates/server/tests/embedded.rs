@@ -1,72 +1,15 @@
 //! Servers inside this process: over real sockets, in memory and on disk.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod client;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use oxkeeper_proto::wire::put_frame;
-use oxkeeper_proto::{
-    AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, OpCode, Reader, ReplyHeader, Request,
-    RequestHeader, SessionId, Xid, Zxid,
-};
+use client::{Client, block_on, create};
+use oxkeeper_proto::{ConnectResponse, ErrorCode, Request, SessionId, Zxid};
 use oxkeeper_server::{Config, Server, Storage};
-
-struct Client {
-    stream: TcpStream,
-    session: ConnectResponse,
-}
-
-impl Client {
-    fn connect(address: SocketAddr, session: SessionId, password: &[u8]) -> Client {
-        let mut stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, address.port())).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut out = Vec::new();
-        put_frame(&mut out, |out| {
-            ConnectRequest {
-                protocol_version: 0,
-                last_zxid_seen: Zxid(0),
-                timeout_ms: 30_000,
-                session_id: session,
-                password: Some(password),
-                read_only: Some(false),
-            }
-            .encode(out);
-        });
-        stream.write_all(&out).unwrap();
-        let frame = read_frame(&mut stream);
-        Client { stream, session: ConnectResponse::decode(&frame).unwrap() }
-    }
-
-    fn call(&mut self, request: &Request<'_>) -> (Zxid, ErrorCode) {
-        let mut out = Vec::new();
-        put_frame(&mut out, |out| {
-            RequestHeader { xid: Xid(5), op: request.op().number() }.encode(out);
-            request.encode(out);
-        });
-        self.stream.write_all(&out).unwrap();
-        let frame = read_frame(&mut self.stream);
-        let header = ReplyHeader::decode(&mut Reader::new(&frame)).unwrap();
-        (header.zxid, header.err)
-    }
-}
-
-fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
-    let mut len = [0; 4];
-    stream.read_exact(&mut len).unwrap();
-    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
-    stream.read_exact(&mut frame).unwrap();
-    frame
-}
-
-fn create(path: &str, flags: i32) -> Request<'_> {
-    let (op, data, acl) = (OpCode::Create, Some(&b"x"[..]), Some(AclList::OPEN));
-    Request::Create(Create { op, path: path.into(), data, acl, flags, ttl: -1 })
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
 
 #[test]
 fn several_servers_live_in_one_process() {
