@@ -3,6 +3,7 @@
 //! Source: `FinalRequestProcessor`, 3.9.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use oxkeeper_proto::{
     ErrorCode, EventType, Names, OpResult, Reader, Reply, Request, SetWatches, WatcherEvent, Xid, Zxid, perms,
@@ -182,8 +183,8 @@ fn look_up<'a>(tree: &'a Tree, conn: &'a Conn, request: &'a Request<'_>) -> Resu
         }
         Request::GetEphemerals { prefix } => {
             let prefix = prefix.as_deref().filter(|p| !p.trim().is_empty() && *p != "/").unwrap_or_default();
-            let mine = tree.ephemerals(conn.session).filter(|path| path.starts_with(prefix));
-            Ok(Reply::Names(Names::List(mine.map(Cow::Owned).collect())))
+            let (count, paths) = tree.encoded_ephemerals(conn.session, prefix);
+            Ok(Reply::Names(Names::Encoded { count, parts: vec![Arc::new(paths)] }))
         }
         Request::Sync { path } => Ok(Reply::Path(path.as_deref().map(Cow::Borrowed))),
         Request::WhoAmI => Ok(Reply::Identities(who(conn))),

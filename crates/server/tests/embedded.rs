@@ -1,6 +1,7 @@
 //! Servers inside this process: over real sockets, in memory and on disk.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/client.rs"]
 mod client;
 
 use std::io::{Read, Write};

@@ -2,6 +2,7 @@
 //! differs from run to run. Recorded by `interop/record_words.py`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+#[path = "support/client.rs"]
 mod client;
 
 use std::collections::BTreeSet;

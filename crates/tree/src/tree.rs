@@ -196,6 +196,29 @@ impl Tree {
         self.sessions.get(&session).into_iter().flat_map(|s| &s.ephemerals).map(|slot| self.nodes.path(*slot))
     }
 
+    /// How many of a session's ephemerals have a path that begins with `prefix`, and these paths as a reply
+    /// carries them: each a big-endian length and its bytes.
+    #[must_use]
+    pub fn encoded_ephemerals(&self, session: SessionId, prefix: &str) -> (usize, Vec<u8>) {
+        let (mut count, mut out) = (0, Vec::new());
+        for slot in self.sessions.get(&session).into_iter().flat_map(|s| &s.ephemerals) {
+            let start = out.len();
+            out.extend_from_slice(&[0; 4]);
+            self.nodes.write_path(*slot, &mut out);
+            let path = out.get(start + 4..).unwrap_or_default();
+            if path.starts_with(prefix.as_bytes()) {
+                let len = u32::try_from(path.len()).unwrap_or(u32::MAX).to_be_bytes();
+                if let Some(place) = out.get_mut(start..start + 4) {
+                    place.copy_from_slice(&len);
+                }
+                count += 1;
+            } else {
+                out.truncate(start);
+            }
+        }
+        (count, out)
+    }
+
     /// At most `most` of a session's ephemerals, from a place in their order on, and the place where to go on.
     #[must_use]
     pub fn ephemerals_from(&self, session: SessionId, place: u32, most: usize) -> (Vec<String>, Option<u32>) {
