@@ -10,6 +10,8 @@ mod error;
 mod logread;
 pub mod names;
 pub mod purge;
+#[cfg(any(test, feature = "sim-disk"))]
+mod simdisk;
 mod snapread;
 mod snapwrite;
 mod txnlog;
@@ -20,6 +22,8 @@ pub use disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
 pub use error::StorageError;
 pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut};
 pub use names::Compression;
+#[cfg(any(test, feature = "sim-disk"))]
+pub use simdisk::{Aftermath, Fault, SimDisk};
 pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates};
 pub use snapwrite::SnapshotWriter;
 pub use txnlog::{LogOptions, SnapshotTrigger, TxnLog, prepare};

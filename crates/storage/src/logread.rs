@@ -12,10 +12,10 @@ use tracing::warn;
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
 use crate::names;
-use crate::txnlog::{END_OF_RECORD, FILE_HEADER, RECORD_HEADER, adler};
+use crate::txnlog::{END_OF_RECORD, FILE_HEADER, RECORD_HEADER, UNSYNCED_BYTES, adler};
 
-/// Bytes that one batch can hold: what lies behind a broken record within this window may never have been
-/// synced, so it may never have been acknowledged.
+/// What lies behind a broken record within so many bytes may never have been synced, so it may never have been
+/// acknowledged: at least this much, and as much as [`UNSYNCED_BYTES`] and one record.
 const BATCH_WINDOW: u64 = 4 << 20;
 const CHUNK: usize = 1 << 20;
 
@@ -117,7 +117,7 @@ impl LogReader {
                 Found::End => self.current = None,
                 Found::Broken(what) => {
                     let tear = Tear { path: scan.path.clone(), offset: scan.record_at };
-                    scan.check_window(&what)?;
+                    scan.check_window(&what, limits)?;
                     // Behind an earlier file the next one must go on without a gap, which is checked there.
                     if self.files.is_empty() {
                         warn!(
@@ -311,10 +311,12 @@ impl Scan {
     }
 
     /// Refuses if there is more behind the broken record than one batch can hold.
-    fn check_window(&mut self, what: &str) -> Result<(), StorageError> {
+    fn check_window(&mut self, what: &str, limits: ReadLimits) -> Result<(), StorageError> {
         let at = self.record_at;
         let end = self.last_nonzero(at)?.unwrap_or(at);
-        if end - at > BATCH_WINDOW {
+        let window = BATCH_WINDOW
+            .max((UNSYNCED_BYTES + RECORD_HEADER + 1).saturating_add(limits.record_bytes_max) as u64);
+        if end - at > window {
             let what = format!(
                 "{what}, and {} bytes of later records follow: acknowledged transactions are damaged. Restore the \
                  file from a backup, or let this server fetch a snapshot from the ensemble",

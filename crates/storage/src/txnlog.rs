@@ -28,6 +28,9 @@ pub(crate) const PREPARING: &str = "oxkeeper-preparing-log";
 /// A log that has to do without zeros, until its first records are durable. Never the name of a file that
 /// another thread may be filling with zeros.
 pub(crate) const BEGINNING: &str = "oxkeeper-beginning-log";
+/// From so many bytes on a batch is written and synced in parts. So behind a record that was torn there is never
+/// more than this and one record; more than that says that what is damaged had been synced.
+pub(crate) const UNSYNCED_BYTES: usize = 2 << 20;
 /// Zeros are written and synced in pieces of this size, so that no other sync waits long for them.
 const PREPARE_STEP: usize = 1 << 20;
 
@@ -51,6 +54,8 @@ pub struct TxnLog {
     current: Option<OpenLog>,
     /// Framed records that are not written yet.
     batch: Vec<u8>,
+    /// Where a large batch is divided: each part is synced before the next one is written.
+    cuts: Vec<usize>,
     first: Option<Zxid>,
     /// Appended since the last roll, framing included.
     bytes_since_roll: u64,
@@ -78,6 +83,7 @@ impl TxnLog {
             options,
             current: None,
             batch: Vec::new(),
+            cuts: Vec::new(),
             first: None,
             bytes_since_roll: 0,
             prepared: false,
@@ -89,6 +95,9 @@ impl TxnLog {
     #[inline]
     pub fn append(&mut self, zxid: Zxid, payload: &[u8]) {
         self.first.get_or_insert(zxid);
+        if self.batch.len() - self.cuts.last().copied().unwrap_or(0) >= UNSYNCED_BYTES {
+            self.cuts.push(self.batch.len());
+        }
         self.batch.put_long(i64::from(adler(payload)));
         self.batch.put_length(payload.len());
         self.batch.put_raw(payload);
@@ -121,25 +130,19 @@ impl TxnLog {
     /// Writes the batch and makes it durable.
     ///
     /// # Errors
-    /// The disk is full or failed. Nothing of the batch may be acknowledged. After [`StorageError::Full`] the
-    /// batch is still there to be tried again; after any other error the log must not be used any more.
+    /// The disk is full or failed. Nothing of the batch may be acknowledged, and the log must not be used any
+    /// more.
     pub fn commit(&mut self) -> Result<(), StorageError> {
         let Some(first) = self.first else { return Ok(()) };
         let added = self.batch.len() as u64;
         if self.roll_next || self.current.as_ref().is_some_and(|log| self.must_roll(log, added)) {
             self.roll()?;
         }
-        match &mut self.current {
-            Some(log) => {
-                let failed = |error| StorageError::io("writing", &log.path, error);
-                log.file.write_at(&self.batch, log.end).map_err(failed)?;
-                log.end += added;
-                log.prepared_to = log.prepared_to.max(log.end);
-                if self.options.sync {
-                    log.file.sync_data().map_err(|error| StorageError::io("syncing", &log.path, error))?;
-                }
-            }
-            None => self.open(first)?,
+        self.cuts.push(self.batch.len());
+        let mut from = 0;
+        for to in std::mem::take(&mut self.cuts) {
+            self.write(first, from, to)?;
+            from = to;
         }
         self.bytes_since_roll += added;
         self.batch.clear();
@@ -150,15 +153,28 @@ impl TxnLog {
         Ok(())
     }
 
+    /// Writes and syncs a part of the batch.
+    fn write(&mut self, first: Zxid, from: usize, to: usize) -> Result<(), StorageError> {
+        let Some(log) = &mut self.current else { return self.open(first, to) };
+        let part = self.batch.get(from..to).unwrap_or_default();
+        log.file.write_at(part, log.end).map_err(|error| StorageError::io("writing", &log.path, error))?;
+        log.end += part.len() as u64;
+        log.prepared_to = log.prepared_to.max(log.end);
+        if self.options.sync {
+            log.file.sync_data().map_err(|error| StorageError::io("syncing", &log.path, error))?;
+        }
+        Ok(())
+    }
+
     fn must_roll(&self, log: &OpenLog, added: u64) -> bool {
         let limit = self.options.file_bytes_max;
         let outgrown = self.options.prepare_bytes > 0 && log.end + added > log.prepared_to && self.prepared;
         limit > 0 && log.end > limit || outgrown
     }
 
-    /// Opens a file for the batch: its header and first records become durable before it gets its name, so
+    /// Opens a file for the first `len` bytes of the batch: its header and first records become durable before it gets its name, so
     /// no log is ever empty or headless.
-    fn open(&mut self, first: Zxid) -> Result<(), StorageError> {
+    fn open(&mut self, first: Zxid, len: usize) -> Result<(), StorageError> {
         let path = self.dir.join(names::log(first));
         let prepared = std::mem::take(&mut self.prepared);
         let unnamed = self.dir.join(if prepared { PREPARED } else { BEGINNING });
@@ -170,9 +186,10 @@ impl TxnLog {
         let opened = if prepared { self.disk.open(&unnamed) } else { self.disk.create(&unnamed) };
         let mut file = opened.map_err(failed("creating"))?;
         let prepared_to = file.size().map_err(failed("reading"))?;
-        let mut bytes = Vec::with_capacity(FILE_HEADER.len() + self.batch.len());
+        let part = self.batch.get(..len).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(FILE_HEADER.len() + part.len());
         bytes.extend_from_slice(&FILE_HEADER);
-        bytes.extend_from_slice(&self.batch);
+        bytes.extend_from_slice(part);
         file.write_at(&bytes, 0).map_err(failed("writing"))?;
         if self.options.sync {
             file.sync_data().map_err(failed("syncing"))?;
@@ -308,6 +325,8 @@ impl SnapshotTrigger {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
+    use crate::logread::{LogReader, ReadLimits};
+    use crate::simdisk::{Aftermath, Fault, SimDisk};
 
     const PLAIN: LogOptions = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
 
@@ -391,6 +410,40 @@ mod tests {
         log.append(Zxid(3), &[1; 40]);
         log.commit().unwrap();
         assert_eq!((content(&disk, "log.1").len(), content(&disk, "log.2").len()), (16 + 53, 16 + 2 * 53));
+    }
+
+    /// Java's batches are as long as they are; ours are torn within what the reader forgives.
+    #[test]
+    fn a_large_batch_that_is_torn_is_not_taken_for_damage() {
+        let dir = Path::new("/d");
+        for crash_at in 0..24 {
+            let disk = SimDisk::default();
+            let mut log = TxnLog::new(Arc::new(disk.clone()), dir.into(), PLAIN);
+            log.append(Zxid(1), &record(1, 40));
+            log.commit().unwrap();
+            for zxid in 2..30 {
+                log.append(Zxid(zxid), &record(zxid, 500_000));
+            }
+            disk.fail_at(crash_at, Fault::Crash);
+            let whole = log.commit().is_ok();
+            for seed in 0..3 {
+                let left: Arc<dyn Disk> = Arc::new(disk.after_crash(Aftermath::Some(seed)));
+                let limits = ReadLimits { record_bytes_max: 2 << 20 };
+                let mut reader = LogReader::after(left, dir, Zxid::ZERO, limits).unwrap();
+                let mut last = 0;
+                while let Some(found) = reader.next_record().unwrap() {
+                    last = found.zxid.0;
+                }
+                assert!(last == 29 || last >= 1 && !whole, "{last} of 29");
+            }
+        }
+    }
+
+    /// A payload with its zxid where the reader looks for it.
+    fn record(zxid: i64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![7; len];
+        bytes[12..20].copy_from_slice(&zxid.to_be_bytes());
+        bytes
     }
 
     #[test]
