@@ -20,6 +20,8 @@
 
 mod conn;
 mod core;
+#[cfg(test)]
+mod crash_points;
 mod disk_thread;
 mod error;
 mod flow;

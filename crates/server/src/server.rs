@@ -119,7 +119,7 @@ fn directories(config: &Config, storage: Storage) -> Directories {
     }
 }
 
-fn recover_options(config: &Config, seed: u64) -> RecoverOptions {
+pub(crate) fn recover_options(config: &Config, seed: u64) -> RecoverOptions {
     RecoverOptions {
         rules: setup::rules(config),
         record_bytes_max: setup::record_bytes_max(config),
@@ -253,7 +253,7 @@ async fn recover_aside(config: &Config, dirs: &Directories, seed: u64) -> Result
 
 /// Brings the directory into a state that both we and Java can start on: no tear at the log's end, and at
 /// least one snapshot. Tells whether a new snapshot is worth its while.
-fn prepare_directory(
+pub(crate) fn prepare_directory(
     config: &Config,
     dirs: &Directories,
     recovered: &Recovered,

@@ -48,7 +48,7 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Those of the system.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes a directory and those above it.
+    /// Makes a directory and those above it, durably.
     ///
     /// # Errors
     /// Those of the system.
@@ -135,7 +135,15 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        let missing: Vec<&Path> =
+            dir.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
+        fs::create_dir_all(dir)?;
+        // A directory is found again after a crash only if the one above it is synced.
+        for made in missing {
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+            File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -221,6 +221,12 @@ impl State {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// The name that a file has now, whichever it was opened by.
+    fn name_of(&self, inode: usize) -> PathBuf {
+        let named = self.names.iter().find(|(_, named)| **named == inode);
+        named.map_or_else(|| "a removed file".into(), |(path, _)| path.clone())
+    }
+
     fn rename(&mut self, change: NameChange) {
         change.apply(&mut self.names);
         self.renames.push(change);
@@ -249,12 +255,12 @@ impl Disk for SimDisk {
         state.inodes.push(Inode::default());
         let inode = state.inodes.len() - 1;
         state.rename(NameChange::Link(path.to_owned(), inode));
-        Ok(Box::new(SimFile { disk: self.clone(), inode, path: path.to_owned() }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let inode = self.state().find(path)?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode, path: path.to_owned() }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -314,7 +320,6 @@ impl Disk for SimDisk {
 struct SimFile {
     disk: SimDisk,
     inode: usize,
-    path: PathBuf,
 }
 
 impl SimFile {
@@ -325,7 +330,8 @@ impl SimFile {
             Change::Size(size) => *size,
         };
         let grows = state.inodes.get(self.inode).is_some_and(|inode| grown > inode.bytes.len());
-        let fails = state.step(what, &self.path, grows)?;
+        let name = state.name_of(self.inode);
+        let fails = state.step(what, &name, grows)?;
         let Some(inode) = state.inodes.get_mut(self.inode) else { return Err(failed()) };
         if fails {
             // A write that fails may have happened in part.
@@ -367,7 +373,8 @@ impl DiskFile for SimFile {
 
     fn sync_data(&mut self) -> io::Result<()> {
         let mut state = self.disk.state();
-        let fails = state.step("sync", &self.path, false)?;
+        let name = state.name_of(self.inode);
+        let fails = state.step("sync", &name, false)?;
         let Some(inode) = state.inodes.get_mut(self.inode) else { return Err(failed()) };
         if fails {
             // The kernel drops what it could not write and takes it for clean: a later sync says yes to nothing.
