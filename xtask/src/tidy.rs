@@ -15,7 +15,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("node", true, &["proto", "config", "tree", "zab"]),
     ("storage", false, &["proto"]),
     ("server", false, &["proto", "config", "node", "storage"]),
-    ("cli", false, &["server", "storage", "config", "proto"]),
+    ("cli", false, &["server", "storage", "tree", "config", "proto"]),
 ];
 
 /// Lines of a file, its tests left out.

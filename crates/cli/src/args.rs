@@ -3,6 +3,10 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::log_tool::LogTool;
+use crate::snapshot_tool::SnapshotTool;
+use crate::upkeep::{Digest, Initialize, Purge};
+
 /// ZooKeeper, rebuilt: the same protocol, configuration and files, without a JVM.
 #[derive(Debug, Parser)]
 #[command(name = "oxkeeper", version, max_term_width = 100)]
@@ -41,6 +45,16 @@ pub(crate) enum Command {
     Server(ConfigArgs),
     /// Do everything that a start does short of writing and serving, and say what was found.
     Check(ConfigArgs),
+    /// Look at transaction logs, repair copies of them.
+    Log(LogTool),
+    /// Look at snapshots.
+    Snapshot(SnapshotTool),
+    /// Remove snapshots and logs that no recovery needs any more.
+    Purge(Purge),
+    /// Prepare the directories of a server that is to join an ensemble.
+    Initialize(Initialize),
+    /// Print the digest id of a user and password.
+    Digest(Digest),
     /// Print the version that the server reports.
     Version,
     /// Print a completion script for a shell.

@@ -36,7 +36,9 @@ mod words;
 pub use conn::ByteStream;
 pub use error::ServerError;
 pub use oxkeeper_config::Config;
-pub use recover::{RecoverOptions, Recovered, recover};
+pub use oxkeeper_node::{DigestAlgorithm, Tree, digest_id};
+pub use oxkeeper_storage::SnapshotTail;
+pub use recover::{RecoverOptions, Recovered, load_snapshot, recover};
 pub use server::{Server, Storage, inspect};
 
 /// The line that `srvr` gives as the version.

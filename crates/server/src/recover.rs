@@ -2,13 +2,14 @@
 //!
 //! Source: `FileTxnSnapLog.restore`, 3.9; where this is stricter than Java, `docs/formats.md` says so.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use oxkeeper_node::{LoadError, Loader, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
-    Candidate, Directories, LogReader, ReadLimits, SnapshotItem, SnapshotReader, StorageError, Tear,
-    candidates,
+    Candidate, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader, SnapshotTail,
+    StorageError, Tear, candidates,
 };
 use tracing::{error, info, warn};
 
@@ -130,23 +131,8 @@ fn load(
     candidate: &Candidate,
     options: &RecoverOptions,
 ) -> Result<(Tree, Zxid), StorageError> {
-    let mut reader = SnapshotReader::open(&dirs.disk, candidate, options.record_bytes_max)?;
-    let mut loader = Loader::new(options.seed, options.rules);
-    let refused = |error: LoadError| match error {
-        LoadError::TtlNotEnabled { .. } => StorageError::Refused(error.to_string()),
-        other => StorageError::Damaged { path: candidate.path.clone(), offset: 0, what: other.to_string() },
-    };
-    while let Some(item) = reader.next_item()? {
-        match item {
-            SnapshotItem::Session(id, timeout_ms) => loader.session(SessionId(id.0), timeout_ms),
-            SnapshotItem::Acl(id, encoded) => loader.acl(id, encoded).map_err(refused)?,
-            SnapshotItem::Node { path, data, acl, stat } => {
-                loader.node(&String::from_utf8_lossy(path), data, acl, stat).map_err(refused)?;
-            }
-        }
-    }
-    let tree = loader.finish(candidate.zxid);
-    let fuzzy_until = match reader.tail().digest {
+    let (tree, tail) = load_snapshot(&dirs.disk, candidate, options)?;
+    let fuzzy_until = match tail.digest {
         // Before the first transaction Java writes zeros.
         Some((zxid, version, digest)) if zxid == candidate.zxid && zxid.0 != 0 && options.rules.digest => {
             if version == oxkeeper_proto::TxnDigest::VERSION && digest != tree.digest() {
@@ -161,4 +147,31 @@ fn load(
         None => candidate.zxid,
     };
     Ok((tree, fuzzy_until))
+}
+
+/// Reads one snapshot into a tree, and what stands behind its records.
+///
+/// # Errors
+/// The file cannot be read, is damaged, or holds what the options do not allow.
+pub fn load_snapshot(
+    disk: &Arc<dyn Disk>,
+    candidate: &Candidate,
+    options: &RecoverOptions,
+) -> Result<(Tree, SnapshotTail), StorageError> {
+    let mut reader = SnapshotReader::open(disk, candidate, options.record_bytes_max)?;
+    let mut loader = Loader::new(options.seed, options.rules);
+    let refused = |error: LoadError| match error {
+        LoadError::TtlNotEnabled { .. } => StorageError::Refused(error.to_string()),
+        other => StorageError::Damaged { path: candidate.path.clone(), offset: 0, what: other.to_string() },
+    };
+    while let Some(item) = reader.next_item()? {
+        match item {
+            SnapshotItem::Session(id, timeout_ms) => loader.session(SessionId(id.0), timeout_ms),
+            SnapshotItem::Acl(id, encoded) => loader.acl(id, encoded).map_err(refused)?,
+            SnapshotItem::Node { path, data, acl, stat } => {
+                loader.node(&String::from_utf8_lossy(path), data, acl, stat).map_err(refused)?;
+            }
+        }
+    }
+    Ok((loader.finish(candidate.zxid), reader.tail()))
 }

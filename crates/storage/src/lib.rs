@@ -10,6 +10,7 @@ mod error;
 mod logread;
 pub mod names;
 pub mod purge;
+pub mod rawlog;
 #[cfg(any(test, feature = "sim-disk"))]
 mod simdisk;
 mod snapread;

@@ -79,7 +79,8 @@ impl EncodedNames {
     /// Divides the next bucket of this round in two.
     fn split_next(&mut self, seeded: &Seeded) {
         let bit = 1 << self.level;
-        let (mut stay, mut go) = (Vec::new(), Vec::new());
+        let half = self.buckets[self.split].len() / 2 + BUCKET_BYTES / 4;
+        let (mut stay, mut go) = (Vec::with_capacity(half), Vec::with_capacity(half));
         for name in entries(&self.buckets[self.split]) {
             put(if seeded.bytes(name) as usize & bit == 0 { &mut stay } else { &mut go }, name);
         }

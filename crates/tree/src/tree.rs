@@ -502,6 +502,12 @@ impl<'t> NodeRef<'t> {
         self.tree.nodes.children_len(self.slot)
     }
 
+    /// Bytes of data of the znode and all its descendants.
+    #[must_use]
+    pub fn data_bytes_below(&self) -> u64 {
+        self.tree.nodes.data_bytes_below(self.slot)
+    }
+
     /// Number of all descendants.
     #[must_use]
     pub fn descendants_len(&self) -> u32 {
