@@ -405,7 +405,7 @@ impl Core {
         let LogPlace::Here(log) = &mut self.log else { return };
         if log.wants_prepared() && !self.preparing {
             self.preparing = true;
-            let _ = self.jobs.send(Job::Prepare(self.config.prepare_bytes));
+            let _ = self.jobs.send(Job::Prepare(log.prepare_bytes()));
         }
         if self.trigger.appended(records, log.bytes_since_roll()) {
             log.roll_at_next_commit();

@@ -61,6 +61,8 @@ pub struct TxnLog {
     bytes_since_roll: u64,
     prepared: bool,
     roll_next: bool,
+    /// Length of the last file that was rolled: what the next one will need, more or less.
+    rolled_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ impl TxnLog {
             bytes_since_roll: 0,
             prepared: false,
             roll_next: false,
+            rolled_bytes: None,
         }
     }
 
@@ -120,6 +123,14 @@ impl TxnLog {
     #[must_use]
     pub fn wants_prepared(&self) -> bool {
         self.options.prepare_bytes > 0 && !self.prepared
+    }
+
+    /// How many zeros the next file should begin with: a quarter more than the last file needed, for most files
+    /// end with a snapshot long before they are full, and zeros cost as much as records.
+    #[must_use]
+    pub fn prepare_bytes(&self) -> u64 {
+        let most = self.options.prepare_bytes;
+        self.rolled_bytes.map_or(most, |rolled| (rolled + rolled / 4).max(PREPARE_STEP as u64).min(most))
     }
 
     /// Says that [`prepare`] has made a file.
@@ -217,6 +228,7 @@ impl TxnLog {
         self.bytes_since_roll = 0;
         self.roll_next = false;
         let Some(mut log) = self.current.take() else { return Ok(()) };
+        self.rolled_bytes = Some(log.end);
         if log.prepared_to > log.end {
             let failed = |error| StorageError::io("cutting", &log.path, error);
             log.file.set_size(log.end).map_err(failed)?;
@@ -382,6 +394,20 @@ mod tests {
         drop(log);
         assert_eq!(content(&disk, "log.3").len(), 16 + 113);
         assert_eq!(disk.list(Path::new("/d")).unwrap().len(), 2, "no spare file is left");
+    }
+
+    #[test]
+    fn the_next_file_is_as_long_as_the_last_one_needed() {
+        let disk = MemoryDisk::default();
+        let options = LogOptions { prepare_bytes: 64 << 20, ..PLAIN };
+        let mut log = TxnLog::new(Arc::new(disk), "/d".into(), options);
+        assert_eq!(log.prepare_bytes(), 64 << 20);
+        for (zxid, len, expected) in [(1, 8 << 20, 10 << 20), (2, 40, 1 << 20), (3, 60 << 20, 64 << 20)] {
+            log.append(Zxid(zxid), &vec![1; len]);
+            log.commit().unwrap();
+            log.roll().unwrap();
+            assert_eq!(log.prepare_bytes() >> 20, expected >> 20);
+        }
     }
 
     /// A log that begins while another thread still fills the next file with zeros.
