@@ -9,7 +9,7 @@ use crate::node::{Node, Sizes, millis};
 /// What is listed in one step: a fraction of a millisecond's work.
 const LISTED_AT_ONCE: usize = 1000;
 /// Watches of one session listed in one step. To find where to go on, all of the session's are looked at.
-const WATCHES_AT_ONCE: usize = 16_384;
+const WATCHES_AT_ONCE: usize = 4096;
 
 impl Node {
     pub(crate) fn query(&mut self, query: Query) -> Answer {
