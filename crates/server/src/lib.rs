@@ -31,6 +31,7 @@ mod listing;
 mod recover;
 mod server;
 mod setup;
+mod utc;
 mod words;
 
 pub use conn::ByteStream;
@@ -40,6 +41,7 @@ pub use oxkeeper_node::{DigestAlgorithm, Tree, digest_id};
 pub use oxkeeper_storage::SnapshotTail;
 pub use recover::{RecoverOptions, Recovered, load_snapshot, recover};
 pub use server::{Server, Storage, inspect};
+pub use utc::Utc;
 
 /// The line that `srvr` gives as the version.
 #[must_use]

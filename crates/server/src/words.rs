@@ -5,6 +5,8 @@ use std::fmt::Write;
 use oxkeeper_config::Config;
 use oxkeeper_node::Status;
 
+use crate::utc::Utc;
+
 /// The newest ZooKeeper whose behaviour this is, then our own version.
 const SPEAKS: &str = "3.9.5";
 /// When the source of this version was finished, in Java's form.
@@ -105,27 +107,14 @@ pub(crate) fn date(wall_ms: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = wall_ms.div_euclid(1000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Days since 0000-03-01, in eras of 400 years.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 2 } else { month_from_march - 10 };
-    let year = era * 400 + year_of_era + i64::from(month < 2);
+    let Utc { year, month, day, weekday, hour, minute, second, .. } = Utc::from_ms(wall_ms);
     let name = |names: &[&'static str], at: i64| {
         usize::try_from(at).ok().and_then(|at| names.get(at).copied()).unwrap_or_default()
     };
     format!(
-        "{} {} {day:02} {:02}:{:02}:{:02} UTC {year}",
-        name(&DAYS, days.rem_euclid(7)),
-        name(&MONTHS, month),
-        second / 3600,
-        second / 60 % 60,
-        second % 60
+        "{} {} {day:02} {hour:02}:{minute:02}:{second:02} UTC {year}",
+        name(&DAYS, weekday),
+        name(&MONTHS, month - 1)
     )
 }
 
