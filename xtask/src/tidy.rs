@@ -8,13 +8,14 @@ use anyhow::{Context, bail};
 
 /// Each crate, whether it is pure, and which crates of ours it may import.
 const LAYERS: &[(&str, bool, &[&str])] = &[
+    ("planted", false, &[]),
     ("proto", true, &[]),
     ("config", true, &["proto"]),
-    ("tree", true, &["proto"]),
-    ("zab", true, &["proto"]),
-    ("node", true, &["proto", "config", "tree", "zab"]),
-    ("storage", false, &["proto"]),
-    ("server", false, &["proto", "config", "node", "storage"]),
+    ("tree", true, &["proto", "planted"]),
+    ("zab", true, &["proto", "planted"]),
+    ("node", true, &["proto", "config", "tree", "zab", "planted"]),
+    ("storage", false, &["proto", "planted"]),
+    ("server", false, &["proto", "config", "node", "storage", "planted"]),
     ("cli", false, &["server", "storage", "tree", "config", "proto"]),
 ];
 
