@@ -19,7 +19,7 @@
 //!
 //! *Snapshots to a link.* After `Send(Snap)` the node gives one [`LinkEffect::Snapshot`] slice; the driver says
 //! `LinkWritable` when it has taken it over far enough to want the next one. Packets for the link that stand behind
-//! the snapshot are held back by the node. *Snapshots from a link* come as `Snapshot` parts, in the order of the
+//! the snapshot are held back by the node. *Snapshots from a link* come as `Snapshot` items, in the order of the
 //! stream, between the packet `Snap` and the next packet.
 //!
 //! *A received snapshot on disk* is written like any other one, by [`SnapshotStep`](crate::SnapshotStep)s, but its
@@ -39,17 +39,15 @@
 //! the addresses to dial, and where to listen.
 
 use bytes::Bytes;
-use oxkeeper_proto::{ServerId, Zxid};
+use oxkeeper_proto::peer::notification::Notification;
+use oxkeeper_proto::peer::snapshot::SnapshotItem;
+use oxkeeper_proto::{PeerPacket, ServerId, Zxid};
 use oxkeeper_tree::Tree;
-use oxkeeper_zab::{PeerPacket, Proposal};
-
-/// The driver's name for a connection of the quorum port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+use oxkeeper_zab::{LinkId, Proposal};
 
 /// What happened on the side of the other servers.
 #[derive(Debug)]
-pub enum PeerInput<'a> {
+pub enum PeerInput {
     /// A connection to the quorum port, or the answer to a dial.
     LinkOpened {
         /// Its name.
@@ -74,7 +72,7 @@ pub enum PeerInput<'a> {
         /// On which link.
         link: LinkId,
         /// It.
-        part: SnapshotPart<'a>,
+        item: SnapshotItem,
     },
     /// The last slice for this link is on its way: the next one, please.
     LinkWritable {
@@ -101,28 +99,6 @@ pub enum PeerInput<'a> {
         /// What is on the disk.
         state: Box<Recovered>,
     },
-}
-
-/// A part of a snapshot stream, borrowed from the bytes it came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotPart<'a> {
-    /// A session and its timeout in ms.
-    Session(i64, i32),
-    /// An access control list, encoded with its count.
-    Acl(i64, &'a [u8]),
-    /// A znode.
-    Node {
-        /// Its path; empty for the root.
-        path: &'a str,
-        /// Its data.
-        data: Option<&'a [u8]>,
-        /// The number of its list.
-        acl: i64,
-        /// The 60 stored bytes.
-        stat: &'a [u8],
-    },
-    /// The signature was right: all has come.
-    End,
 }
 
 /// What recovery finds on a disk.
@@ -185,7 +161,7 @@ pub struct Members {
 #[derive(Debug, Default)]
 pub struct PeerEffects {
     /// Notifications by receiver. A newer one replaces an older one that was not sent.
-    pub notifications: Vec<(ServerId, oxkeeper_zab::Notification)>,
+    pub notifications: Vec<(ServerId, Notification)>,
     /// Dials, packets and closes in order.
     pub links: Vec<LinkEffect>,
     /// Whether the quorum port is to be open, if that changes.

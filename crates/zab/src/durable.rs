@@ -3,6 +3,10 @@
 use bytes::Bytes;
 use oxkeeper_proto::{Epoch, Zxid};
 
+/// The driver's name for a connection of the quorum port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
 /// The number of a piece of durable work. They rise by one, in the order in which the work must be done; a driver
 /// that reports one reports all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

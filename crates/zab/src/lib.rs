@@ -4,9 +4,9 @@
 //! [`solo`] is agreement among one: what is durable is final.
 
 pub mod durable;
-pub mod packet;
+pub mod history;
 pub mod solo;
 
-pub use durable::{Durable, Proposal, Ticket};
-pub use packet::{LearnerInfo, Notification, PeerPacket, ServerState};
+pub use durable::{Durable, LinkId, Proposal, Ticket};
+pub use history::{History, SyncFacts, SyncPlan};
 pub use solo::Solo;
