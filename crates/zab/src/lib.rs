@@ -5,8 +5,12 @@
 
 pub mod durable;
 pub mod history;
+pub mod quorum;
 pub mod solo;
+pub mod vote;
 
 pub use durable::{Durable, LinkId, Proposal, Ticket};
 pub use history::{History, SyncFacts, SyncPlan};
+pub use quorum::{Oracle, Quorums, Tracker};
 pub use solo::Solo;
+pub use vote::{Ballot, Rank, Vote};
