@@ -4,6 +4,7 @@
 //! [`solo`] is agreement among one: what is durable is final.
 
 pub mod durable;
+pub mod election;
 pub mod history;
 pub mod quorum;
 pub mod solo;
