@@ -123,6 +123,9 @@ impl Learner {
         }
         if cx.is_persisted(ticket) {
             self.history_logged(cx);
+        } else if is(Fault::NewLeaderBeforeHistory) {
+            cx.durable(Durable::CurrentEpoch(self.epoch));
+            self.epoch_taken(cx);
         }
         Ok(())
     }
