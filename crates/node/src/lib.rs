@@ -17,6 +17,7 @@ mod effects;
 mod expiry;
 mod lead;
 mod learn;
+mod local;
 mod member;
 mod node;
 mod peers;

@@ -186,13 +186,21 @@ impl Node {
     fn act(&mut self, action: Action, fx: &mut Effects) {
         match action {
             Action::Notify(to, notification) => fx.peers.notifications.push((to, notification)),
-            Action::Dial { server, dial } => fx.peers.links.push(LinkEffect::Dial { server, dial }),
+            Action::Dial { server, dial } => {
+                self.stop_reading(fx);
+                fx.peers.links.push(LinkEffect::Dial { server, dial });
+            }
             Action::Send(link, packet) => self.send(link, packet, fx),
             Action::Close(link) => {
                 self.link_gone(link, fx);
                 fx.peers.links.push(LinkEffect::Close(link));
             }
-            Action::Listen(open) => fx.peers.listen = Some(open),
+            Action::Listen(open) => {
+                if open {
+                    self.stop_reading(fx);
+                }
+                fx.peers.listen = Some(open);
+            }
             Action::Durable(ticket, work) => fx.durable.push((ticket, work)),
             Action::ReadLog { task, from } => {
                 let bytes_max = self.as_member().map_or(0, |member| member.settings.log_sync_bytes);
@@ -305,6 +313,15 @@ impl Node {
         {
             info!("No leader is found: serving those who only read");
             member.duty = Duty::ReadsOnly;
+        }
+    }
+
+    /// A leader is found: those who only read are let go, and find a server that does more.
+    fn stop_reading(&mut self, fx: &mut Effects) {
+        if self.duty() == Duty::ReadsOnly {
+            self.role_ended(fx);
+        } else if let Some(member) = self.as_member() {
+            member.looking_since_ms = i64::MAX;
         }
     }
 
