@@ -22,6 +22,7 @@ use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
 use crate::error::ServerError;
 use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, PARTS_AT_ONCE, STUCK_AFTER, WRITE_BYTES};
+use crate::pace::SnapshotPace;
 use crate::setup::wall_ms;
 
 /// A sync that is expected to take less than this is done on the core's own thread: waking another one
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     committing: Option<(Zxid, u64)>,
     expected_sync: Duration,
     trigger: SnapshotTrigger,
+    pace: SnapshotPace,
     preparing: bool,
     /// The next file became ready while the log was away.
     prepared_meanwhile: bool,
@@ -121,6 +123,7 @@ impl Core {
             committing: None,
             expected_sync: Duration::ZERO,
             trigger,
+            pace: SnapshotPace::default(),
             preparing: false,
             prepared_meanwhile: false,
             jobs,
@@ -408,9 +411,29 @@ impl Core {
             let _ = self.jobs.send(Job::Prepare(log.prepare_bytes()));
         }
         if self.trigger.appended(records, log.bytes_since_roll()) {
-            log.roll_at_next_commit();
+            self.pace.set_due();
+        }
+        self.begin_snapshot();
+    }
+
+    /// Takes a snapshot, whatever was logged.
+    pub(crate) fn want_snapshot(&mut self) {
+        self.pace.set_due();
+        self.begin_snapshot();
+    }
+
+    fn begin_snapshot(&mut self) {
+        if self.pace.begin(self.started.elapsed()) {
+            if let LogPlace::Here(log) = &mut self.log {
+                log.roll_at_next_commit();
+            }
             self.step(Input::TakeSnapshot);
         }
+    }
+
+    /// The snapshot under way is written, or has failed.
+    pub(crate) fn snapshot_ended(&mut self) {
+        self.pace.ended(self.started.elapsed());
     }
 
     pub(crate) fn prepared(&mut self) {

@@ -28,6 +28,7 @@ mod flow;
 mod four_letter;
 mod listen;
 mod listing;
+mod pace;
 mod recover;
 mod server;
 mod setup;

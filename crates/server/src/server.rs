@@ -207,7 +207,7 @@ async fn serve(
         let now = core.now();
         core.node = Some(Node::new(setup::settings(&config, seed), recovered.tree, now));
         if wants_snapshot {
-            core.step(Input::TakeSnapshot);
+            core.want_snapshot();
             core.carry_out();
         }
     }
@@ -342,8 +342,11 @@ async fn hear(core: Rc<RefCell<Core>>, mut events: UnboundedReceiver<Done>) {
                 core.commit_wanted.notify_one();
             }
             Done::SliceWritten => core.step(Input::SliceWritten),
-            Done::SnapshotFailed => core.step(Input::SnapshotFailed),
-            Done::SnapshotFinished => {}
+            Done::SnapshotFailed => {
+                core.snapshot_ended();
+                core.step(Input::SnapshotFailed);
+            }
+            Done::SnapshotFinished => core.snapshot_ended(),
             Done::Prepared => core.prepared(),
         }
         core.carry_out();
