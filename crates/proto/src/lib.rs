@@ -10,6 +10,7 @@
 
 pub mod acl;
 pub mod codes;
+pub mod frame;
 pub mod ids;
 pub mod path;
 pub mod reply;
