@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use expect_test::expect;
-use oxkeeper_config::{Config, FourLetterWords, Parsed, properties};
+use oxkeeper_config::{Config, FourLetterWords, Parsed, bind_address, properties};
 
 fn parse(text: &str, flags: &str) -> Result<Parsed, String> {
     let definitions = properties::from_jvm_flags(flags);
@@ -88,4 +88,15 @@ fn whitelists() {
     };
     assert_eq!(words("*"), FourLetterWords::All);
     assert!(words("ruok, stat").allow("stat") && words("ruok").allow("srvr") && !words("ruok").allow("stat"));
+}
+
+#[test]
+fn an_empty_address_is_the_loopback_one() {
+    let bound = |lines: &str| {
+        let text = format!("dataDir=/d\nclientPort=2181\n{lines}");
+        bind_address(&parse(&text, "").unwrap().config)
+    };
+    assert_eq!(bound(""), "::");
+    assert_eq!(bound("clientPortAddress=\n"), "127.0.0.1");
+    assert_eq!(bound("clientPortAddress=10.0.0.1\n"), "10.0.0.1");
 }
