@@ -469,9 +469,8 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        config.client_address = self
-            .text("clientPortAddress")
-            .map(|property| property.value.trim_start_matches('[').trim_end_matches(']').to_owned());
+        config.client_address =
+            self.text("clientPortAddress").map(|property| without_brackets(&property.value).to_owned());
         config.listen_backlog =
             i32::try_from(self.number("clientPortListenBacklog", -1, -1, 65_535)).unwrap_or(-1);
         config.tcp_keep_alive = self.property_bool("clientTcpKeepAlive", false);
@@ -631,6 +630,12 @@ impl<'a> Reading<'a> {
         let text = self.values.get(key).map(|property| property.value.as_str()).unwrap_or_default();
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
+}
+
+/// An address of IPv6 may stand in one pair of brackets.
+fn without_brackets(text: &str) -> &str {
+    let within = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    within.filter(|within| !within.is_empty()).unwrap_or(text)
 }
 
 /// The address to bind, as text for whoever resolves names: all of this host's if none is given, and the loopback

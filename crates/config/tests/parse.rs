@@ -99,4 +99,10 @@ fn an_empty_address_is_the_loopback_one() {
     assert_eq!(bound(""), "::");
     assert_eq!(bound("clientPortAddress=\n"), "127.0.0.1");
     assert_eq!(bound("clientPortAddress=10.0.0.1\n"), "10.0.0.1");
+    assert_eq!(bound("clientPortAddress=[::1]\n"), "::1");
+    // These resolve to nothing, in Java as well.
+    for odd in ["11] ]", "[]", "[::1"] {
+        assert_eq!(bound(&format!("clientPortAddress={odd}\n")), odd);
+    }
+    assert_eq!(bound("clientPortAddress=[[::1]]\n"), "[::1]");
 }
