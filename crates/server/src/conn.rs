@@ -46,6 +46,9 @@ pub(crate) struct ConnIo {
     /// It does not take its replies.
     pub(crate) choked: Cell<bool>,
     pub(crate) stuck_since: Cell<Option<Instant>>,
+    /// What it holds and what waits for it, as counted over all connections.
+    pub(crate) partial_counted: Cell<usize>,
+    pub(crate) outbox_counted: Cell<usize>,
     /// The node has more to say now that there is room.
     pub(crate) resume: Cell<bool>,
     /// Complete frames of it wait in `partial`.
@@ -76,6 +79,8 @@ impl ConnIo {
             held_back: Cell::new(false),
             choked: Cell::new(false),
             stuck_since: Cell::new(None),
+            partial_counted: Cell::new(0),
+            outbox_counted: Cell::new(0),
             resume: Cell::new(false),
             backlog: Cell::new(false),
             closing: Cell::new(false),
@@ -220,16 +225,33 @@ impl ConnTask {
         } else {
             partial.extend_from_slice(bytes);
             if self.is_incomplete(&partial, core.config.frame_bytes_max) {
-                return;
+                return self.hold(&mut core, &mut partial);
             }
             let gathered = std::mem::take(&mut *partial);
             let used = self.frames(&mut core, &gathered);
             partial.extend_from_slice(gathered.get(used..).unwrap_or_default());
         }
-        if self.conn.closing.get() || self.conn.broken.get() {
-            *partial = Vec::new();
-        }
+        self.hold(&mut core, &mut partial);
         core.carry_out();
+    }
+
+    /// Counts what is held of a frame that is not complete; lets go of it if nobody will look at it any more.
+    fn hold(&self, core: &mut Core, partial: &mut Vec<u8>) {
+        let conn = &self.conn;
+        core.count_partial(conn, partial.len());
+        if core.memory.cuts_partial(partial.len()) {
+            warn!(
+                "Cutting {:?}: unfinished frames take too much memory, {} bytes of it here",
+                conn.peer,
+                partial.len()
+            );
+            conn.broken.set(true);
+            conn.wake();
+        }
+        if conn.closing.get() || conn.broken.get() {
+            *partial = Vec::new();
+            core.count_partial(conn, 0);
+        }
     }
 
     /// Whether a frame has begun whose end has not come: then there is nothing to look at yet.
