@@ -1,7 +1,7 @@
 //! What a standalone server is told, as types.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -650,8 +650,15 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The address to bind, as text for whoever resolves names: all of this host's if none is given.
+/// The address to bind, as text for whoever resolves names: all of this host's if none is given, and the loopback
+/// address for an empty name, as Java resolves it.
+///
+/// Source: `InetAddress.getByName`.
 #[must_use]
 pub fn bind_address(config: &Config) -> String {
-    config.client_address.clone().unwrap_or_else(|| IpAddr::V6(Ipv6Addr::UNSPECIFIED).to_string())
+    match config.client_address.as_deref() {
+        None => Ipv6Addr::UNSPECIFIED.to_string(),
+        Some("") => Ipv4Addr::LOCALHOST.to_string(),
+        Some(name) => name.to_owned(),
+    }
 }

@@ -49,7 +49,7 @@ pub struct Tear {
 pub struct LogReader {
     disk: Arc<dyn Disk>,
     limits: ReadLimits,
-    from: Zxid,
+    after: Zxid,
     /// Files to come, the next one last.
     files: Vec<(Zxid, PathBuf)>,
     current: Option<Scan>,
@@ -75,11 +75,10 @@ impl LogReader {
             .filter_map(|entry| Some((names::parse_log(&entry.name)?, dir.join(&entry.name))))
             .collect();
         logs.sort();
-        let from = Zxid(after.0 + 1);
-        let newest_before = logs.iter().rposition(|(first, _)| *first < from).unwrap_or(0);
+        let newest_before = logs.iter().rposition(|(first, _)| *first <= after).unwrap_or(0);
         let mut files = logs.split_off(newest_before);
         files.reverse();
-        Ok(LogReader { disk, limits, from, files, current: None, last: None, tear: None })
+        Ok(LogReader { disk, limits, after, files, current: None, last: None, tear: None })
     }
 
     /// Where the log was found torn, once everything is read. The tear must be cut before Java starts on it.
@@ -109,7 +108,7 @@ impl LogReader {
             let limits = self.limits;
             let Some(scan) = &mut self.current else { return Ok(None) };
             match scan.advance(limits)? {
-                Found::Record(zxid) if zxid < self.from => {}
+                Found::Record(zxid) if zxid <= self.after => {}
                 Found::Record(zxid) => {
                     self.check_order(zxid)?;
                     break;
@@ -154,8 +153,9 @@ impl LogReader {
 
     /// Java 3.9 refuses a gap, and rightly: something acknowledged is missing.
     fn check_order(&mut self, zxid: Zxid) -> Result<(), StorageError> {
-        let before = self.last.replace(zxid).unwrap_or(Zxid(self.from.0 - 1));
-        let follows = zxid == before || zxid.0 == before.0 + 1 || zxid.epoch() > before.epoch();
+        let before = self.last.replace(zxid).unwrap_or(self.after);
+        let is_next = before.0.checked_add(1) == Some(zxid.0);
+        let follows = zxid == before || is_next || zxid.epoch() > before.epoch();
         if follows {
             return Ok(());
         }
@@ -396,6 +396,21 @@ mod tests {
             let (all, tear) = read(&disk, after).unwrap();
             assert_eq!((all, tear), (((after + 1)..12).collect(), None));
         }
+    }
+
+    #[test]
+    fn the_greatest_zxid_has_nothing_after_it() {
+        const MAX: i64 = i64::MAX;
+        let disk = written(&[(MAX - 2, MAX)], 40);
+        assert_eq!(read(&disk, MAX).unwrap(), (vec![], None));
+        assert_eq!(read(&disk, MAX - 2).unwrap(), (vec![MAX - 1], None));
+        let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
+        for zxid in [MAX, 1] {
+            log.append(Zxid(zxid), &payload(zxid, 40));
+        }
+        log.commit().unwrap();
+        assert_eq!(read(&disk, MAX - 1).unwrap().0, [MAX], "what is before is left out");
     }
 
     #[test]
