@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::names;
+use crate::reserve::{RESERVE, RESERVING};
 use crate::snapwrite::UNFINISHED;
 use crate::txnlog::{BEGINNING, PREPARED, PREPARING};
 
@@ -77,18 +78,32 @@ impl Directories {
         Ok(())
     }
 
-    /// Removes what an interrupted write of ours left behind.
+    /// Removes what an interrupted write of ours left behind. The reserve stays: on a full disk there would be none
+    /// after.
     ///
     /// # Errors
     /// The disk failed.
     pub fn clean(&self) -> Result<(), StorageError> {
-        let ours = [
+        self.remove(&[
             (&self.snapshots, UNFINISHED),
             (&self.logs, PREPARED),
             (&self.logs, PREPARING),
             (&self.logs, BEGINNING),
-        ];
-        for (dir, name) in ours {
+            (&self.logs, RESERVING),
+        ])
+    }
+
+    /// Leaves the directories to whoever comes next: as [`Directories::clean`], and without the reserve.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn leave(&self) -> Result<(), StorageError> {
+        self.clean()?;
+        self.remove(&[(&self.logs, RESERVE)])
+    }
+
+    fn remove(&self, ours: &[(&PathBuf, &str)]) -> Result<(), StorageError> {
+        for &(dir, name) in ours {
             if self.list(dir)?.iter().any(|entry| entry.name == name) {
                 let path = dir.join(name);
                 self.disk.remove(&path).map_err(|error| StorageError::io("removing", &path, error))?;
