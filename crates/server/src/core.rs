@@ -21,6 +21,7 @@ use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
 use crate::error::ServerError;
 use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, PARTS_AT_ONCE, STUCK_AFTER, WRITE_BYTES};
+use crate::listen;
 use crate::pace::SnapshotPace;
 use crate::setup::wall_ms;
 
@@ -73,6 +74,8 @@ pub(crate) struct Core {
     conns: Slab<Rc<ConnIo>>,
     generation: u32,
     per_address: HashMap<IpAddr, usize>,
+    /// Connections that the system's limit on open files leaves room for.
+    connections_room: usize,
     started: Instant,
     log: LogPlace,
     /// Appended while the log was away.
@@ -114,6 +117,7 @@ impl Core {
             conns: Slab::new(),
             generation: 0,
             per_address: HashMap::new(),
+            connections_room: listen::connections_room(),
             started: Instant::now(),
             log: LogPlace::Here(Box::new(log)),
             held: Vec::new(),
@@ -151,8 +155,11 @@ impl Core {
 
     /// Whether one more connection from `address` is within the limits; says so if not.
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
-        let most = self.config.connections_max;
-        if most > 0 && self.conns.len() >= most {
+        let most = match self.config.connections_max {
+            0 => self.connections_room,
+            most => most.min(self.connections_room),
+        };
+        if self.conns.len() >= most {
             warn!("Too many connections max allowed is {most}");
             return false;
         }
