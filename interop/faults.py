@@ -179,6 +179,37 @@ def disk_stumbles(c):
                 case.comes_back()
 
 
+def files_run_out(c):
+    """A flood of connections takes every descriptor there is: who is served goes on, log and snapshots included, and
+    when the flood is over others are served again."""
+    with tempfile.TemporaryDirectory() as home:
+        with Case(c, home, {"snapCount": "400"}, lazy=False, wrap=["prlimit", "--nofile=96:96"]) as case:
+            case.go()
+            flood = []
+            logs = len(case.files("log"))
+            for _ in range(300):
+                flood.append(socket.create_connection(("127.0.0.1", case.server.port), timeout=5))
+            c.eventually(lambda: "Too many" in case.server.words(), "a warning")
+            case.goes_on(1000)
+            c.eventually(lambda: len(case.files("log")) > logs + 2, "logs are rolled meanwhile", 60)
+            c.eventually(lambda: len(case.files("snapshot")) > 2, "snapshots are taken meanwhile", 60)
+            c.equal([w.ended_by for w in case.writers], [None] * WRITERS, "no client is cut")
+            for sock in flood:
+                sock.close()
+            c.eventually(lambda: serves_another(case.server.port), "another client is served after the flood")
+            case.server.stop(signal.SIGKILL)
+            case.wait()
+            case.comes_back()
+
+
+def serves_another(port):
+    try:
+        Session(port, wait=2).close()
+        return True
+    except (Closed, OSError):
+        return False
+
+
 def unsynced_is_lost(c, lives=60):
     """Kill cycles on a disk that loses what was not synced: nothing acknowledged is among it."""
     with tempfile.TemporaryDirectory() as home:
@@ -207,7 +238,7 @@ def unsynced_is_lost(c, lives=60):
 
 CASES = {
     "log_fails": log_fails, "snapshot_fails": snapshot_fails, "zeros_fail": zeros_fail, "disk_stumbles": disk_stumbles,
-    "unsynced_is_lost": unsynced_is_lost,
+    "files_run_out": files_run_out, "unsynced_is_lost": unsynced_is_lost,
 }
 
 
