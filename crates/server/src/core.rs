@@ -21,6 +21,7 @@ use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
 use crate::error::ServerError;
 use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, PARTS_AT_ONCE, STUCK_AFTER, WRITE_BYTES};
+use crate::listen;
 use crate::memory::MemoryGauge;
 use crate::pace::SnapshotPace;
 use crate::setup::wall_ms;
@@ -75,6 +76,8 @@ pub(crate) struct Core {
     conns: Slab<Rc<ConnIo>>,
     generation: u32,
     per_address: HashMap<IpAddr, usize>,
+    /// Connections that the system's limit on open files leaves room for.
+    connections_room: usize,
     started: Instant,
     log: LogPlace,
     /// Appended while the log was away.
@@ -119,6 +122,7 @@ impl Core {
             conns: Slab::new(),
             generation: 0,
             per_address: HashMap::new(),
+            connections_room: listen::connections_room(),
             started: Instant::now(),
             log: LogPlace::Here(Box::new(log)),
             held: Vec::new(),
@@ -162,8 +166,11 @@ impl Core {
             warn!("Refusing a connection from {address}: there is no memory for it");
             return false;
         }
-        let most = self.config.connections_max;
-        if most > 0 && self.conns.len() >= most {
+        let most = match self.config.connections_max {
+            0 => self.connections_room,
+            most => most.min(self.connections_room),
+        };
+        if self.conns.len() >= most {
             warn!("Too many connections max allowed is {most}");
             return false;
         }
