@@ -1,0 +1,3 @@
+//! wip
+#[derive(Debug)]
+pub enum Event { Net(crate::network::NetEvent) }
