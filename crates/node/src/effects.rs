@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use oxkeeper_proto::{SessionId, Zxid};
+use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
+use oxkeeper_zab::{Durable, Notification, Ticket};
 
+use crate::peers::{PeerEffects, PeerInput};
 use crate::watch::WatchSummary;
 
 /// The time, as the driver reads it once per turn.
@@ -35,7 +36,7 @@ pub struct ConnId {
 pub struct QueryId(pub u64);
 
 /// Something that happened. Plain data: a run can be recorded and replayed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Input<'a> {
     /// A client connected.
     Opened {
@@ -68,8 +69,17 @@ pub enum Input<'a> {
         /// Which one.
         conn: ConnId,
     },
-    /// Everything up to this transaction is durable.
-    Persisted(Zxid),
+    /// This piece of durable work and everything before it is on the disk.
+    Persisted(Ticket),
+    /// Another server of the ensemble sent its vote.
+    Notification {
+        /// Which.
+        from: ServerId,
+        /// The vote.
+        notification: Notification,
+    },
+    /// Something happened on a connection to another server, or a task for one is done.
+    Peer(PeerInput<'a>),
     /// Time has passed.
     Tick,
     /// The log has grown enough, or an operator wants it: take a snapshot.
@@ -250,15 +260,34 @@ pub struct Status {
     pub sessions_expired: u64,
     /// Time since the start of the node.
     pub uptime: Duration,
+    /// What the server is.
+    pub role: Role,
+    /// The epoch of the leader whose history it has.
+    pub epoch: Epoch,
+    /// The newest transaction in its log.
+    pub last_logged: Zxid,
+    /// Whom it follows; itself if it leads.
+    pub leader: Option<ServerId>,
+    /// Of a leader: voting learners that are in step, and all learners.
+    pub learners: (usize, usize),
 }
 
-/// A transaction to make durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Append {
-    /// Its zxid: what [`Input::Persisted`] names.
-    pub zxid: Zxid,
-    /// The record.
-    pub payload: Bytes,
+/// What a server is to operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It is alone by configuration.
+    #[default]
+    Standalone,
+    /// It looks for a leader and serves nobody.
+    Looking,
+    /// The same, but it lets those read who asked for no more.
+    ReadOnly,
+    /// It follows.
+    Following,
+    /// It observes.
+    Observing,
+    /// It leads.
+    Leading,
 }
 
 /// A step of a snapshot.
@@ -273,6 +302,8 @@ pub enum SnapshotStep {
         /// Whether the snapshot is complete.
         last: bool,
     },
+    /// The snapshot under way is not wanted any more: remove the file.
+    Abandon,
 }
 
 /// Bytes that may wait for a connection before the node stops answering it and the driver stops reading from
@@ -326,8 +357,8 @@ impl Outbox {
 /// What the node wants done. The driver empties it after every turn.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Transactions to log, in order.
-    pub appends: Vec<Append>,
+    /// What to make durable, in order, and what [`Input::Persisted`] calls it.
+    pub durable: Vec<(Ticket, Durable)>,
     /// By connection slot.
     outboxes: Vec<Outbox>,
     /// Connections with new bytes in their outbox.
@@ -340,6 +371,8 @@ pub struct Effects {
     pub snapshot: Vec<SnapshotStep>,
     /// Answers to operators.
     pub answers: Vec<(QueryId, Answer)>,
+    /// What concerns the other servers. A standalone server has nothing here.
+    pub peers: PeerEffects,
 }
 
 impl Effects {

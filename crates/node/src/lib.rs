@@ -16,6 +16,7 @@ mod connect;
 mod effects;
 mod expiry;
 mod node;
+mod peers;
 mod propose;
 mod query;
 mod read;
@@ -26,14 +27,17 @@ mod watch;
 
 pub use auth::digest_id;
 pub use effects::{
-    Answer, Append, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, OUTBOX_BYTES, PeerSession,
-    Query, QueryId, RequestCounts, SnapshotStep, Status,
+    Answer, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, OUTBOX_BYTES, PeerSession, Query,
+    QueryId, RequestCounts, Role, SnapshotStep, Status,
 };
 pub use node::Node;
+pub use peers::{LinkEffect, LinkId, Members, PeerEffects, PeerInput, Recovered, SnapshotPart, Task};
 // Recovery brings a node the tree that it starts from; these are the words for it.
 pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
-pub use settings::{DigestAlgorithm, Reap, Settings};
+// What a driver makes durable, and what servers say to one another.
+pub use oxkeeper_zab::{Durable, Notification, PeerPacket, Proposal, ServerState, Ticket};
+pub use settings::{DigestAlgorithm, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;
 pub use watch::WatchSummary;

@@ -131,10 +131,12 @@ impl Node {
         self.now = now;
         match input {
             Input::Frame { conn, bytes } => self.frame(conn, bytes, fx),
-            Input::Persisted(zxid) => {
-                self.solo.persisted(zxid);
+            Input::Persisted(ticket) => {
+                self.solo.persisted(ticket);
                 self.commit(fx);
             }
+            // A standalone server has no peers.
+            Input::Notification { .. } | Input::Peer(_) => {}
             Input::Word { conn } => {
                 self.counts.received += 1;
                 if let Some(conn) = self.conns.get_mut(conn) {

@@ -1,6 +1,7 @@
 //! What a node is told at its start. The driver makes it from the configuration.
 
-use oxkeeper_proto::SessionId;
+use bytes::Bytes;
+use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
 
 use crate::throttle::ThrottleSettings;
 
@@ -45,6 +46,70 @@ pub struct Settings {
     pub reconfig: bool,
     /// The reaper of containers and TTL znodes.
     pub reap: Reap,
+}
+
+/// What a server of an ensemble is told beside [`Settings`].
+#[derive(Debug, Clone)]
+pub struct EnsembleSettings {
+    /// Its number.
+    pub me: ServerId,
+    /// Whether its configuration calls it an observer; it votes otherwise, if the configuration has it at all.
+    pub observer: bool,
+    /// The configuration in force: text and version.
+    pub committed: (Bytes, Zxid),
+    /// The configuration last seen, if a reconfiguration was on its way when the server stopped.
+    pub seen: Option<(Bytes, Zxid)>,
+    /// Ticks to join a leader: `initLimit`.
+    pub init_limit: u32,
+    /// Ticks to lag behind one: `syncLimit`.
+    pub sync_limit: u32,
+    /// The file `acceptedEpoch`, or the epoch of the last transaction if there is none.
+    pub accepted_epoch: Epoch,
+    /// The file `currentEpoch`, or the epoch of the last transaction if there is none.
+    pub current_epoch: Epoch,
+    /// Whether neither log nor snapshot nor epoch files were there, and no operator vouched for that: what the
+    /// server may have acknowledged is lost, so it does not count for electing before one full synchronization.
+    pub emptied: bool,
+    /// `standaloneEnabled`: at least two voters must stay.
+    pub standalone_enabled: bool,
+    /// `localSessionsEnabled`.
+    pub local_sessions: bool,
+    /// `localSessionsUpgradingEnabled`.
+    pub local_sessions_upgrade: bool,
+    /// `readonlymode.enabled`.
+    pub read_only: bool,
+    /// `leaderServes`.
+    pub leader_serves: bool,
+    /// `zookeeper.forceSnapshotSync`.
+    pub force_snapshot: bool,
+    /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
+    /// `snapshotSizeFactor` times the newest snapshot's size.
+    pub log_sync_bytes: u64,
+}
+
+impl EnsembleSettings {
+    /// A member with Java's defaults.
+    #[must_use]
+    pub fn standard(me: ServerId, config: Bytes, version: Zxid) -> EnsembleSettings {
+        EnsembleSettings {
+            me,
+            observer: false,
+            committed: (config, version),
+            seen: None,
+            init_limit: 10,
+            sync_limit: 5,
+            accepted_epoch: Epoch(0),
+            current_epoch: Epoch(0),
+            emptied: false,
+            standalone_enabled: true,
+            local_sessions: false,
+            local_sessions_upgrade: false,
+            read_only: false,
+            leader_serves: true,
+            force_snapshot: false,
+            log_sync_bytes: 64 << 20,
+        }
+    }
 }
 
 /// How the digest scheme hashes passwords. All servers and all stored ids must agree on it.

@@ -11,12 +11,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oxkeeper_config::Config;
-use oxkeeper_node::{Answer, Append, ConnId, Effects, Input, Node, Now, Query, QueryId};
-use oxkeeper_proto::Zxid;
+use oxkeeper_node::{Answer, ConnId, Durable, Effects, Input, Node, Now, Query, QueryId, Ticket};
 use oxkeeper_storage::{Directories, SnapshotTrigger, StorageError, TxnLog};
 use slab::Slab;
 use tokio::sync::Notify;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
@@ -76,11 +75,11 @@ pub(crate) struct Core {
     started: Instant,
     log: LogPlace,
     /// Appended while the log was away.
-    held: Vec<Append>,
-    /// The last transaction of the batch, and of the batch that is being committed.
-    batch_last: Option<Zxid>,
+    held: Vec<(Ticket, Durable)>,
+    /// The ticket of the last transaction of the batch, and of the batch that is being committed.
+    batch_last: Option<Ticket>,
     batch_len: u64,
-    committing: Option<(Zxid, u64)>,
+    committing: Option<(Ticket, u64)>,
     expected_sync: Duration,
     trigger: SnapshotTrigger,
     preparing: bool,
@@ -226,7 +225,7 @@ impl Core {
 
     /// Does what the node wants done.
     pub(crate) fn carry_out(&mut self) {
-        if !self.fx.appends.is_empty() {
+        if !self.fx.durable.is_empty() {
             self.append();
         }
         while let Some(id) = self.fx.dirty.pop() {
@@ -257,14 +256,16 @@ impl Core {
     }
 
     fn append(&mut self) {
-        for append in self.fx.appends.drain(..) {
-            match &mut self.log {
-                LogPlace::Here(log) => {
-                    log.append(append.zxid, &append.payload);
-                    self.batch_last = Some(append.zxid);
+        for (ticket, work) in self.fx.durable.drain(..) {
+            match (&mut self.log, &work) {
+                (LogPlace::Here(log), Durable::Append(proposal)) => {
+                    log.append(proposal.zxid, &proposal.payload);
+                    self.batch_last = Some(ticket);
                     self.batch_len += 1;
                 }
-                LogPlace::Away => self.held.push(append),
+                (LogPlace::Away, _) => self.held.push((ticket, work)),
+                // A node of its own only ever appends.
+                (LogPlace::Here(_), other) => error!("A standalone server was asked for {other:?}"),
             }
         }
         self.commit_wanted.notify_one();
@@ -383,8 +384,8 @@ impl Core {
         if std::mem::take(&mut self.prepared_meanwhile) {
             self.prepared();
         }
-        self.fx.appends.splice(0..0, std::mem::take(&mut self.held));
-        if !self.fx.appends.is_empty() {
+        self.fx.durable.splice(0..0, std::mem::take(&mut self.held));
+        if !self.fx.durable.is_empty() {
             self.append();
         }
         self.committed(result, took);

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use oxkeeper_config::Config;
-use oxkeeper_node::{ConnId, Effects, Input, Node, Now, SnapshotStep};
+use oxkeeper_node::{ConnId, Durable, Effects, Input, Node, Now, SnapshotStep};
 use oxkeeper_proto::{AclList, ConnectRequest, Create, OpCode, Request, RequestHeader, SessionId, Xid, Zxid};
 use oxkeeper_storage::{
     Aftermath, Directories, Fault, SimDisk, SnapshotWriter, StorageError, TxnLog, prepare, purge,
@@ -143,15 +143,17 @@ impl Life {
         for _ in 0..self.random.u8(1..4) {
             self.write();
         }
-        while let Some(last) = self.fx.appends.last().map(|append| append.zxid) {
-            for append in self.fx.appends.drain(..) {
-                self.log.append(append.zxid, &append.payload);
+        while let Some(ticket) = self.fx.durable.last().map(|(ticket, _)| *ticket) {
+            for (_, work) in self.fx.durable.drain(..) {
+                let Durable::Append(proposal) = work else { panic!("{work:?}") };
+                self.log.append(proposal.zxid, &proposal.payload);
             }
             self.log.commit()?;
-            self.step(Input::Persisted(last));
+            self.step(Input::Persisted(ticket));
             // From here on clients may know of it.
             let status = self.node.status();
-            assert_eq!(status.last_zxid, last);
+            let last = status.last_zxid;
+            assert_eq!(status.last_logged, last);
             self.told.acknowledged = last;
             let summary = (status.digest, status.znodes, status.ephemerals, status.sessions);
             self.told.states.insert(last, summary);
@@ -204,6 +206,7 @@ impl Life {
                     purge::remove(&self.dirs, &purge::plan(&self.dirs, 3)?)?;
                 }
             }
+            SnapshotStep::Abandon => self.writer = None,
         }
         Ok(())
     }

@@ -152,6 +152,10 @@ impl Housekeeper {
                 }
                 Ok(Some(Done::SnapshotFinished))
             }
+            SnapshotStep::Abandon => {
+                self.snapshot = None;
+                Ok(None)
+            }
         }
     }
 

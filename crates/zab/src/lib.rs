@@ -3,6 +3,10 @@
 //!
 //! [`solo`] is agreement among one: what is durable is final.
 
+pub mod durable;
+pub mod packet;
 pub mod solo;
 
-pub use solo::{Proposal, Solo};
+pub use durable::{Durable, Proposal, Ticket};
+pub use packet::{LearnerInfo, Notification, PeerPacket, ServerState};
+pub use solo::Solo;
