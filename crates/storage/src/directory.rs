@@ -73,7 +73,8 @@ impl Directories {
         Ok(())
     }
 
-    /// Removes what an interrupted write of ours left behind.
+    /// Removes what an interrupted write of ours left behind, and makes durable which names there are: a server
+    /// that was killed may have given some that are not.
     ///
     /// # Errors
     /// The disk failed.
@@ -89,6 +90,9 @@ impl Directories {
                 let path = dir.join(name);
                 self.disk.remove(&path).map_err(|error| StorageError::io("removing", &path, error))?;
             }
+        }
+        for dir in [&self.snapshots, &self.logs] {
+            self.disk.sync_dir(dir).map_err(|error| StorageError::io("syncing", dir, error))?;
         }
         Ok(())
     }

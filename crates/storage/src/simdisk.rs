@@ -89,7 +89,10 @@ impl Inode {
 enum Change {
     /// The disk said it was written.
     Lost,
-    Write { at: usize, bytes: Vec<u8> },
+    Write {
+        at: usize,
+        bytes: Vec<u8>,
+    },
     Size(usize),
 }
 
@@ -220,9 +223,14 @@ impl SimDisk {
     pub fn rot(&self, prefix: &str, bits: usize, seed: u64) -> Option<PathBuf> {
         let mut state = self.state();
         let mut random = fastrand::Rng::with_seed(seed);
-        let has_prefix = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
-        let found: Vec<(PathBuf, usize)> =
-            state.synced_names.iter().filter(|(path, _)| has_prefix(path)).map(|(p, i)| (p.clone(), *i)).collect();
+        let has_prefix =
+            |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
+        let found: Vec<(PathBuf, usize)> = state
+            .synced_names
+            .iter()
+            .filter(|(path, _)| has_prefix(path))
+            .map(|(p, i)| (p.clone(), *i))
+            .collect();
         let (path, inode) = random.choice(found)?;
         let inode = state.inodes.get_mut(inode)?;
         for _ in 0..bits {
@@ -302,7 +310,8 @@ impl SimDisk {
                     _ => change.apply(&mut bytes),
                 }
             }
-            *inode = Inode { synced: bytes.clone(), bytes, unsynced: Vec::new(), rewrites: inode.rewrites + 1 };
+            *inode =
+                Inode { synced: bytes.clone(), bytes, unsynced: Vec::new(), rewrites: inode.rewrites + 1 };
         }
         let mut names = state.synced_names.clone();
         for change in state.renames.iter() {
