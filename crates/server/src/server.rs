@@ -12,8 +12,8 @@ use std::time::Duration;
 use oxkeeper_config::Config;
 use oxkeeper_node::{Input, Node};
 use oxkeeper_storage::{
-    Directories, DirectoryLock, MemoryDisk, RealDisk, SnapshotTrigger, SnapshotWriter, StorageError, TxnLog,
-    cut,
+    Directories, DirectoryLock, MemoryDisk, ReadLimits, RealDisk, SnapshotTrigger, SnapshotWriter,
+    StorageError, TxnLog, cut, settle,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -276,6 +276,10 @@ pub(crate) fn prepare_directory(
     if let Some(tear) = &recovered.tear {
         warn!("Cutting {} at offset {}", tear.path.display(), tear.offset);
         cut(&*dirs.disk, tear)?;
+    }
+    if let Some((path, end)) = &recovered.log_end {
+        let limits = ReadLimits { record_bytes_max: setup::record_bytes_max(config) };
+        settle(&*dirs.disk, &dirs.logs, (path, *end), limits)?;
     }
     if recovered.snapshot.is_some() {
         return Ok(recovered.replayed > 0);
