@@ -91,6 +91,17 @@ fn whitelists() {
 }
 
 #[test]
+fn a_limit_on_memory_leaves_room_for_the_server_itself() {
+    let limit = |value: &str| {
+        let text = format!("dataDir=/d\nclientPort=1\nmemoryLimitInMb={value}\n");
+        parse(&text, "").map(|parsed| parsed.config.memory_max)
+    };
+    assert_eq!((limit("0"), limit("64"), limit("512")), (Ok(None), Ok(Some(64 << 20)), Ok(Some(512 << 20))));
+    let refused = limit("63").unwrap_err();
+    assert!(refused.contains("at least 64") && refused.contains(":3"), "{refused}");
+}
+
+#[test]
 fn an_empty_address_is_the_loopback_one() {
     let bound = |lines: &str| {
         let text = format!("dataDir=/d\nclientPort=2181\n{lines}");

@@ -6,10 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use oxkeeper_proto::{SessionId, Zxid};
+use oxkeeper_proto::peer::notification::Notification;
+use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
+use oxkeeper_zab::{Durable, Ticket};
 
+use crate::peers::{PeerEffects, PeerInput};
+use crate::scarcity::Scarcity;
 use crate::watch::WatchSummary;
 
 /// The time, as the driver reads it once per turn.
@@ -35,7 +38,7 @@ pub struct ConnId {
 pub struct QueryId(pub u64);
 
 /// Something that happened. Plain data: a run can be recorded and replayed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Input<'a> {
     /// A client connected.
     Opened {
@@ -68,10 +71,21 @@ pub enum Input<'a> {
         /// Which one.
         conn: ConnId,
     },
-    /// Everything up to this transaction is durable.
-    Persisted(Zxid),
+    /// This piece of durable work and everything before it is on the disk.
+    Persisted(Ticket),
+    /// Another server of the ensemble sent its vote.
+    Notification {
+        /// Which.
+        from: ServerId,
+        /// The vote.
+        notification: Notification,
+    },
+    /// Something happened on a connection to another server, or a task for one is done.
+    Peer(PeerInput),
     /// Time has passed.
     Tick,
+    /// There is too little of something, or no more.
+    Scarce(Scarcity),
     /// The log has grown enough, or an operator wants it: take a snapshot.
     TakeSnapshot,
     /// The last slice is written: the next one, please.
@@ -217,6 +231,19 @@ pub struct ExpiryReport {
     pub connections: Vec<(i64, PeerSession)>,
 }
 
+/// What memory goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of names and data.
+    pub content_bytes: u64,
+    /// Znodes.
+    pub znodes: usize,
+    /// Watches.
+    pub watches: usize,
+    /// Sessions.
+    pub sessions: usize,
+}
+
 /// Numbers of the whole server, for `srvr` and `mntr`.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -248,17 +275,38 @@ pub struct Status {
     pub auth_failed: u64,
     /// Sessions expired.
     pub sessions_expired: u64,
+    /// What there is too little of.
+    pub scarcity: Scarcity,
     /// Time since the start of the node.
     pub uptime: Duration,
+    /// What the server is.
+    pub role: Role,
+    /// The epoch of the leader whose history it has.
+    pub epoch: Epoch,
+    /// The newest transaction in its log.
+    pub last_logged: Zxid,
+    /// Whom it follows; itself if it leads.
+    pub leader: Option<ServerId>,
+    /// Of a leader: voting learners that are in step, and all learners.
+    pub learners: (usize, usize),
 }
 
-/// A transaction to make durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Append {
-    /// Its zxid: what [`Input::Persisted`] names.
-    pub zxid: Zxid,
-    /// The record.
-    pub payload: Bytes,
+/// What a server is to operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It is alone by configuration.
+    #[default]
+    Standalone,
+    /// It looks for a leader and serves nobody.
+    Looking,
+    /// The same, but it lets those read who asked for no more.
+    ReadOnly,
+    /// It follows.
+    Following,
+    /// It observes.
+    Observing,
+    /// It leads.
+    Leading,
 }
 
 /// A step of a snapshot.
@@ -273,6 +321,8 @@ pub enum SnapshotStep {
         /// Whether the snapshot is complete.
         last: bool,
     },
+    /// The snapshot under way is not wanted any more: remove the file.
+    Abandon,
 }
 
 /// Bytes that may wait for a connection before the node stops answering it and the driver stops reading from
@@ -326,8 +376,8 @@ impl Outbox {
 /// What the node wants done. The driver empties it after every turn.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Transactions to log, in order.
-    pub appends: Vec<Append>,
+    /// What to make durable, in order, and what [`Input::Persisted`] calls it.
+    pub durable: Vec<(Ticket, Durable)>,
     /// By connection slot.
     outboxes: Vec<Outbox>,
     /// Connections with new bytes in their outbox.
@@ -340,6 +390,8 @@ pub struct Effects {
     pub snapshot: Vec<SnapshotStep>,
     /// Answers to operators.
     pub answers: Vec<(QueryId, Answer)>,
+    /// What concerns the other servers. A standalone server has nothing here.
+    pub peers: PeerEffects,
 }
 
 impl Effects {

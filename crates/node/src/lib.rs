@@ -16,24 +16,30 @@ mod connect;
 mod effects;
 mod expiry;
 mod node;
+mod peers;
 mod propose;
 mod query;
 mod read;
 mod reply;
+mod scarcity;
 mod settings;
 mod throttle;
 mod watch;
 
 pub use auth::digest_id;
 pub use effects::{
-    Answer, Append, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, OUTBOX_BYTES, PeerSession,
-    Query, QueryId, RequestCounts, SnapshotStep, Status,
+    Answer, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, OUTBOX_BYTES, PeerSession, Query,
+    QueryId, RequestCounts, Role, Size, SnapshotStep, Status,
 };
 pub use node::Node;
+pub use peers::{LinkEffect, Members, PeerEffects, PeerInput, Recovered, Task};
 // Recovery brings a node the tree that it starts from; these are the words for it.
 pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
-pub use settings::{DigestAlgorithm, Reap, Settings};
+// What a driver makes durable, and how it calls the connections between servers.
+pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket};
+pub use scarcity::{Memory, Scarcity};
+pub use settings::{DigestAlgorithm, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;
 pub use watch::WatchSummary;

@@ -5,10 +5,10 @@ use oxkeeper_proto::{
     CreateMode, ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid, Zxid,
 };
 use oxkeeper_tree::{Asker, Identity, Stamp};
-use oxkeeper_zab::Proposal;
+use oxkeeper_zab::{Durable, Proposal};
 use tracing::warn;
 
-use crate::effects::{Append, ConnId, Effects};
+use crate::effects::{ConnId, Effects};
 use crate::node::{Node, Standing};
 
 /// Who asks for a write.
@@ -83,9 +83,10 @@ impl Node {
     fn put_forward(&mut self, asked: &Asked<'_>, zxid: Zxid, fx: &mut Effects) -> Zxid {
         self.proposal_sizes.add(self.scratch.len());
         let payload = Bytes::copy_from_slice(&self.scratch);
-        self.solo.propose(Proposal { zxid, payload: payload.clone() });
+        let proposal = Proposal { zxid, payload };
+        let ticket = self.solo.propose(proposal.clone());
         self.origins.push_back((zxid, asked.origin));
-        fx.appends.push(Append { zxid, payload });
+        fx.durable.push((ticket, Durable::Append(proposal)));
         zxid
     }
 

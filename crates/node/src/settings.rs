@@ -1,6 +1,7 @@
 //! What a node is told at its start. The driver makes it from the configuration.
 
-use oxkeeper_proto::SessionId;
+use bytes::Bytes;
+use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
 
 use crate::throttle::ThrottleSettings;
 
@@ -31,6 +32,8 @@ pub struct Settings {
     pub large_bytes: Option<usize>,
     /// Large frames on their way in all: `largeRequestMaxBytes`.
     pub large_bytes_max: usize,
+    /// Where memory has a limit: above so many bytes of waiting frames their clients are not read from.
+    pub waiting_bytes_max: Option<usize>,
     /// The longest record that Java could read back from the log, in bytes.
     pub record_bytes_max: usize,
     /// `DigestAuthenticationProvider.digestAlg`.
@@ -45,6 +48,70 @@ pub struct Settings {
     pub reconfig: bool,
     /// The reaper of containers and TTL znodes.
     pub reap: Reap,
+}
+
+/// What a server of an ensemble is told beside [`Settings`].
+#[derive(Debug, Clone)]
+pub struct EnsembleSettings {
+    /// Its number.
+    pub me: ServerId,
+    /// Whether its configuration calls it an observer; it votes otherwise, if the configuration has it at all.
+    pub observer: bool,
+    /// The configuration in force: text and version.
+    pub committed: (Bytes, Zxid),
+    /// The configuration last seen, if a reconfiguration was on its way when the server stopped.
+    pub seen: Option<(Bytes, Zxid)>,
+    /// Ticks to join a leader: `initLimit`.
+    pub init_limit: u32,
+    /// Ticks to lag behind one: `syncLimit`.
+    pub sync_limit: u32,
+    /// The file `acceptedEpoch`, or the epoch of the last transaction if there is none.
+    pub accepted_epoch: Epoch,
+    /// The file `currentEpoch`, or the epoch of the last transaction if there is none.
+    pub current_epoch: Epoch,
+    /// Whether neither log nor snapshot nor epoch files were there, and no operator vouched for that: what the
+    /// server may have acknowledged is lost, so it does not count for electing before one full synchronization.
+    pub emptied: bool,
+    /// `standaloneEnabled`: at least two voters must stay.
+    pub standalone_enabled: bool,
+    /// `localSessionsEnabled`.
+    pub local_sessions: bool,
+    /// `localSessionsUpgradingEnabled`.
+    pub local_sessions_upgrade: bool,
+    /// `readonlymode.enabled`.
+    pub read_only: bool,
+    /// `leaderServes`.
+    pub leader_serves: bool,
+    /// `zookeeper.forceSnapshotSync`.
+    pub force_snapshot: bool,
+    /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
+    /// `snapshotSizeFactor` times the newest snapshot's size.
+    pub log_sync_bytes: u64,
+}
+
+impl EnsembleSettings {
+    /// A member with Java's defaults.
+    #[must_use]
+    pub fn standard(me: ServerId, config: Bytes, version: Zxid) -> EnsembleSettings {
+        EnsembleSettings {
+            me,
+            observer: false,
+            committed: (config, version),
+            seen: None,
+            init_limit: 10,
+            sync_limit: 5,
+            accepted_epoch: Epoch(0),
+            current_epoch: Epoch(0),
+            emptied: false,
+            standalone_enabled: true,
+            local_sessions: false,
+            local_sessions_upgrade: false,
+            read_only: false,
+            leader_serves: true,
+            force_snapshot: false,
+            log_sync_bytes: 64 << 20,
+        }
+    }
 }
 
 /// How the digest scheme hashes passwords. All servers and all stored ids must agree on it.
@@ -84,6 +151,7 @@ impl Settings {
             throttle_connections: ThrottleSettings::OFF,
             large_bytes: None,
             large_bytes_max: 100 << 20,
+            waiting_bytes_max: None,
             record_bytes_max: 2 * oxkeeper_proto::wire::JUTE_MAXBUFFER,
             digest_algorithm: DigestAlgorithm::Sha1,
             super_digest: None,

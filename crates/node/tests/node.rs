@@ -4,7 +4,7 @@
 #[path = "support/world.rs"]
 mod world;
 
-use oxkeeper_node::{Answer, Input, Query, QueryId, SnapshotStep};
+use oxkeeper_node::{Answer, Input, Query, QueryId, SnapshotStep, Ticket};
 use oxkeeper_proto::{
     AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, Names, OpCode, Reader, Reply, ReplyHeader,
     Request, SessionId, Zxid, session,
@@ -20,10 +20,10 @@ fn nothing_is_acknowledged_before_it_is_durable() {
     w.send(conn, 1, &create("/a", 0));
     w.send(conn, 2, &create("/a", 0));
     assert_eq!(w.seen(conn), []);
-    assert_eq!(w.fx.appends.len(), 2);
-    w.step(Input::Persisted(Zxid(2)));
+    assert_eq!(w.fx.durable.len(), 2);
+    w.step(Input::Persisted(Ticket(2)));
     assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK)]);
-    w.step(Input::Persisted(Zxid(3)));
+    w.step(Input::Persisted(Ticket(3)));
     assert_eq!(w.seen(conn), [Seen::Reply(2, 3, ErrorCode::NODEEXISTS)]);
 }
 
@@ -45,9 +45,9 @@ fn a_read_sees_the_writes_before_it_and_none_after() {
     {
         w.send(conn, xid, &request);
     }
-    w.step(Input::Persisted(Zxid(2)));
+    w.step(Input::Persisted(Ticket(2)));
     assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK), Seen::Reply(2, 2, OK)]);
-    w.step(Input::Persisted(Zxid(3)));
+    w.step(Input::Persisted(Ticket(3)));
     assert_eq!(w.seen(conn), [Seen::Reply(3, 3, OK), Seen::Reply(4, 3, OK)]);
 }
 

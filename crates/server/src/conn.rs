@@ -46,6 +46,9 @@ pub(crate) struct ConnIo {
     /// It does not take its replies.
     pub(crate) choked: Cell<bool>,
     pub(crate) stuck_since: Cell<Option<Instant>>,
+    /// What it holds and what waits for it, as counted over all connections.
+    pub(crate) partial_counted: Cell<usize>,
+    pub(crate) outbox_counted: Cell<usize>,
     /// The node has more to say now that there is room.
     pub(crate) resume: Cell<bool>,
     /// Complete frames of it wait in `partial`.
@@ -76,6 +79,8 @@ impl ConnIo {
             held_back: Cell::new(false),
             choked: Cell::new(false),
             stuck_since: Cell::new(None),
+            partial_counted: Cell::new(0),
+            outbox_counted: Cell::new(0),
             resume: Cell::new(false),
             backlog: Cell::new(false),
             closing: Cell::new(false),
@@ -219,10 +224,27 @@ impl ConnTask {
         let incomplete =
             |kept: &[u8]| self.conn.greeted.get() && matches!(frame::first(kept, most), Ok(None));
         partial.add(bytes, incomplete, |bytes| self.frames(&mut core, bytes));
-        if self.conn.closing.get() || self.conn.broken.get() {
-            partial.clear();
-        }
+        self.hold(&mut core, &mut partial);
         core.carry_out();
+    }
+
+    /// Counts what is held of a frame that is not complete; lets go of it if nobody will look at it any more.
+    fn hold(&self, core: &mut Core, partial: &mut Unfinished) {
+        let conn = &self.conn;
+        core.count_partial(conn, partial.len());
+        if core.memory.cuts_partial(partial.len()) {
+            warn!(
+                "Cutting {:?}: unfinished frames take too much memory, {} bytes of it here",
+                conn.peer,
+                partial.len()
+            );
+            conn.broken.set(true);
+            conn.wake();
+        }
+        if conn.closing.get() || conn.broken.get() {
+            partial.clear();
+            core.count_partial(conn, 0);
+        }
     }
 
     /// Hands complete frames to the node; returns how many bytes they took.

@@ -11,6 +11,7 @@ mod logread;
 pub mod names;
 pub mod purge;
 pub mod rawlog;
+mod reserve;
 #[cfg(any(test, feature = "sim-disk"))]
 mod simdisk;
 mod snapread;
@@ -21,8 +22,9 @@ mod xerial;
 pub use directory::{Directories, DirectoryLock};
 pub use disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
 pub use error::StorageError;
-pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut};
+pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut, settle};
 pub use names::Compression;
+pub use reserve::make_reserve;
 #[cfg(any(test, feature = "sim-disk"))]
 pub use simdisk::{Aftermath, Fault, SimDisk};
 pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates};

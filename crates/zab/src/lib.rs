@@ -3,6 +3,10 @@
 //!
 //! [`solo`] is agreement among one: what is durable is final.
 
+pub mod durable;
+pub mod history;
 pub mod solo;
 
-pub use solo::{Proposal, Solo};
+pub use durable::{Durable, LinkId, Proposal, Ticket};
+pub use history::{History, SyncFacts, SyncPlan};
+pub use solo::Solo;

@@ -2,23 +2,16 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use oxkeeper_proto::Zxid;
 
-/// A transaction offered: encoded once, shared by log, history and peers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proposal {
-    /// Its place in the order.
-    pub zxid: Zxid,
-    /// The record as the log holds it.
-    pub payload: Bytes,
-}
+use crate::durable::{Proposal, Ticket};
 
 /// The agreement of a standalone server with itself.
 #[derive(Debug)]
 pub struct Solo {
     last: Zxid,
-    persisted: Zxid,
+    ticket: Ticket,
+    persisted: Ticket,
     waiting: VecDeque<Proposal>,
 }
 
@@ -26,7 +19,7 @@ impl Solo {
     /// Starts after `last`, the newest transaction in the log.
     #[must_use]
     pub fn new(last: Zxid) -> Solo {
-        Solo { last, persisted: last, waiting: VecDeque::new() }
+        Solo { last, ticket: Ticket(0), persisted: Ticket(0), waiting: VecDeque::new() }
     }
 
     /// The zxid that the next proposal gets. A standalone server counts on past 32 bits, as Java does.
@@ -35,28 +28,35 @@ impl Solo {
         Zxid(self.last.0 + 1)
     }
 
-    /// Takes a proposal into the order. Its zxid must be [`Solo::next_zxid`].
+    /// Takes a proposal into the order; the ticket is that of its append. Its zxid must be [`Solo::next_zxid`].
     ///
     /// # Panics
     /// On any other zxid: the order would have a hole.
-    pub fn propose(&mut self, proposal: Proposal) {
+    #[inline]
+    pub fn propose(&mut self, proposal: Proposal) -> Ticket {
         assert_eq!(proposal.zxid, self.next_zxid(), "a proposal out of order");
         self.last = proposal.zxid;
         self.waiting.push_back(proposal);
+        self.ticket = self.ticket.next();
+        self.ticket
     }
 
-    /// Everything up to `zxid` is durable.
+    /// Everything up to `ticket` is durable.
     ///
     /// # Panics
     /// If that was never proposed.
-    pub fn persisted(&mut self, zxid: Zxid) {
-        assert!(zxid <= self.last, "{zxid} persisted, but only {} was proposed", self.last);
-        self.persisted = self.persisted.max(zxid);
+    pub fn persisted(&mut self, ticket: Ticket) {
+        assert!(ticket <= self.ticket, "{ticket:?} persisted, but only {:?} was given out", self.ticket);
+        self.persisted = self.persisted.max(ticket);
     }
 
     /// The next transaction that is final, in order.
+    #[inline]
     pub fn next_committed(&mut self) -> Option<Proposal> {
-        self.waiting.front().filter(|proposal| proposal.zxid <= self.persisted)?;
+        let first = self.ticket.0 + 1 - self.waiting.len() as u64;
+        if self.waiting.is_empty() || self.persisted.0 < first {
+            return None;
+        }
         self.waiting.pop_front()
     }
 
@@ -76,24 +76,25 @@ impl Solo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn nothing_is_committed_before_it_is_persisted() {
         let mut solo = Solo::new(Zxid(5));
-        for _ in 0..3 {
+        for ticket in 1..=3 {
             let zxid = solo.next_zxid();
-            solo.propose(Proposal { zxid, payload: Bytes::new() });
+            assert_eq!(solo.propose(Proposal { zxid, payload: Bytes::new() }), Ticket(ticket));
         }
         assert_eq!(solo.next_committed(), None);
-        solo.persisted(Zxid(7));
+        solo.persisted(Ticket(2));
         assert_eq!(solo.next_committed().unwrap().zxid, Zxid(6));
         assert_eq!(solo.next_committed().unwrap().zxid, Zxid(7));
         assert_eq!((solo.next_committed(), solo.waiting()), (None, 1));
     }
 
     #[test]
-    #[should_panic(expected = "only 0x5 was proposed")]
+    #[should_panic(expected = "only Ticket(0) was given out")]
     fn persisting_the_future_stops_the_node() {
-        Solo::new(Zxid(5)).persisted(Zxid(6));
+        Solo::new(Zxid(5)).persisted(Ticket(1));
     }
 }

@@ -50,8 +50,8 @@ impl World {
 
     /// Makes everything that was appended durable.
     pub fn persist(&mut self) {
-        while let Some(last) = self.fx.appends.last().map(|append| append.zxid) {
-            self.fx.appends.clear();
+        while let Some(last) = self.fx.durable.last().map(|(ticket, _)| *ticket) {
+            self.fx.durable.clear();
             self.step(Input::Persisted(last));
         }
     }
