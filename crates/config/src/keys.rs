@@ -77,6 +77,7 @@ pub const KEYS: &[(&str, Fate)] = &[
     ("extendedTypesEnabled", Honoured),
     ("emulate353TTLNodes", Honoured),
     ("globalOutstandingLimit", Honoured),
+    ("memoryLimitInMb", Honoured),
     ("enforceQuota", Honoured),
     ("skipACL", Honoured),
     ("4lw.commands.whitelist", Honoured),

@@ -11,6 +11,7 @@
 pub mod acl;
 pub mod address;
 pub mod codes;
+pub mod frame;
 pub mod ids;
 pub mod path;
 pub mod peer;

@@ -2,6 +2,7 @@
 //!
 //! Source: `FileTxnSnapLog.restore`, 3.9; where this is stricter than Java, `docs/formats.md` says so.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ pub struct Recovered {
     pub digest_mismatches: u64,
     /// Where the log ends in a write that was cut short.
     pub tear: Option<Tear>,
+    /// The last file of the log, and where its records end.
+    pub log_end: Option<(PathBuf, u64)>,
 }
 
 /// How to read a data directory.
@@ -83,6 +86,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
     }
     let tear = reader.tear().cloned();
     check_reached(dirs, tree.last_zxid())?;
+    let log_end = reader.end().map(|(path, end)| (path.to_owned(), end));
     let orphans = tree.drop_orphans();
     if orphans > 0 {
         warn!("Removed {orphans} ephemerals of sessions that neither the snapshot nor the log knows");
@@ -91,7 +95,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
         warn!("The access control list of {path} is lost; only a super user may touch it");
     }
     info!("{replayed} txns loaded in {} ms", started.elapsed().as_millis());
-    Ok(Recovered { tree, snapshot, replayed, digest_mismatches, tear })
+    Ok(Recovered { tree, snapshot, replayed, digest_mismatches, tear, log_end })
 }
 
 /// Refuses if a snapshot says by its name that the state was once newer than all that could be read: what came between

@@ -78,8 +78,8 @@ impl Directories {
         Ok(())
     }
 
-    /// Removes what an interrupted write of ours left behind. The reserve stays: on a full disk there would be none
-    /// after.
+    /// Removes what an interrupted write of ours left behind, and makes durable which names there are: a server
+    /// that was killed may have given some that are not. The reserve stays: on a full disk there would be none after.
     ///
     /// # Errors
     /// The disk failed.
@@ -90,7 +90,11 @@ impl Directories {
             (&self.logs, PREPARING),
             (&self.logs, BEGINNING),
             (&self.logs, RESERVING),
-        ])
+        ])?;
+        for dir in [&self.snapshots, &self.logs] {
+            self.disk.sync_dir(dir).map_err(|error| StorageError::io("syncing", dir, error))?;
+        }
+        Ok(())
     }
 
     /// Leaves the directories to whoever comes next: as [`Directories::clean`], and without the reserve.

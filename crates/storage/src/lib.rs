@@ -22,7 +22,7 @@ mod xerial;
 pub use directory::{Directories, DirectoryLock};
 pub use disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
 pub use error::StorageError;
-pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut};
+pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut, settle};
 pub use names::Compression;
 pub use reserve::make_reserve;
 #[cfg(any(test, feature = "sim-disk"))]

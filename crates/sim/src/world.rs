@@ -1,0 +1,5 @@
+//! wip
+#[derive(Debug)]
+pub enum Event {
+    Net(crate::network::NetEvent),
+}
