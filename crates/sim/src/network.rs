@@ -127,8 +127,7 @@ pub struct Weather {
 
 impl Weather {
     /// A good local network.
-    pub const CALM: Weather =
-        Weather { floor: MS / 10, mean: MS / 10, tail: 0.0, split: 0.02, bandwidth: 0 };
+    pub const CALM: Weather = Weather { floor: MS / 10, mean: MS / 10, tail: 0.0, split: 0.02, bandwidth: 0 };
 }
 
 /// Bytes that may be on their way before the sender has to wait.
@@ -239,7 +238,8 @@ impl Network {
         let mut rest = bytes.get(..taken).unwrap_or_default();
         while !rest.is_empty() {
             let cut = if self.chance.happens(split) {
-                1 + self.chance.index(rest.len().min(1 << self.chance.below(12)))
+                let most = 1 << self.chance.below(12);
+                1 + self.chance.index(rest.len().min(most))
             } else {
                 rest.len()
             };
@@ -463,7 +463,7 @@ impl Network {
         }
     }
 
-    /// Sends what was held up and need not be any more.
+    /// Delivers what was held up and need not be any more, at once: it comes before what is on its way.
     fn release(&mut self, queue: &mut Queue<Event>) {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
@@ -476,7 +476,7 @@ impl Network {
                 }
                 let held = std::mem::take(&mut pipe.held);
                 for packet in held {
-                    self.post(queue, id, side, packet);
+                    self.deliver(queue, id, side.other(), packet);
                 }
             }
         }
@@ -573,6 +573,21 @@ mod tests {
         assert_eq!(bytes_of(&pair.run(3 * SECOND)), b"other way");
         pair.net.unblock(&mut pair.queue, A, B, Port::Client);
         assert_eq!(bytes_of(&pair.run(4 * SECOND)), b"held");
+    }
+
+    #[test]
+    fn what_was_held_comes_before_what_was_on_its_way_when_the_block_ended() {
+        for seed in 0..50 {
+            let mut pair = Pair::new(seed);
+            let id = pair.net.dial(&mut pair.queue, A, B, Port::Client);
+            pair.run(SECOND);
+            pair.net.stall(&mut pair.queue, id, Side::Dialler, true);
+            pair.net.send(&mut pair.queue, id, Side::Dialler, b"one ");
+            assert_eq!(bytes_of(&pair.run(2 * SECOND)), b"");
+            pair.net.send(&mut pair.queue, id, Side::Dialler, b"two");
+            pair.net.stall(&mut pair.queue, id, Side::Dialler, false);
+            assert_eq!(bytes_of(&pair.run(4 * SECOND)), b"one two");
+        }
     }
 
     #[test]
