@@ -31,13 +31,13 @@ pub use effects::{
     QueryId, RequestCounts, Role, SnapshotStep, Status,
 };
 pub use node::Node;
-pub use peers::{LinkEffect, LinkId, Members, PeerEffects, PeerInput, Recovered, SnapshotPart, Task};
+pub use peers::{LinkEffect, Members, PeerEffects, PeerInput, Recovered, Task};
 // Recovery brings a node the tree that it starts from; these are the words for it.
 pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
-// What a driver makes durable, and what servers say to one another.
-pub use oxkeeper_zab::{Durable, Notification, PeerPacket, Proposal, ServerState, Ticket};
+// What a driver makes durable, and how it calls the connections between servers.
+pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket};
 pub use settings::{DigestAlgorithm, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;
 pub use watch::WatchSummary;

@@ -19,7 +19,7 @@
 //!
 //! *Snapshots to a link.* After `Send(Snap)` the node gives one [`LinkEffect::Snapshot`] slice; the driver says
 //! `LinkWritable` when it has taken it over far enough to want the next one. Packets for the link that stand behind
-//! the snapshot are held back by the node. *Snapshots from a link* come as `Snapshot` parts, in the order of the
+//! the snapshot are held back by the node. *Snapshots from a link* come as `Snapshot` items, in the order of the
 //! stream, between the packet `Snap` and the next packet.
 //!
 //! *A received snapshot on disk* is written like any other one, by [`SnapshotStep`](crate::SnapshotStep)s, but its
@@ -38,18 +38,17 @@
 //! *Members.* [`PeerEffects::members`] tells the configurations in force and last seen whenever one of them changes:
 //! the addresses to dial, and where to listen.
 
-use bytes::Bytes;
-use oxkeeper_proto::{ServerId, Zxid};
-use oxkeeper_tree::Tree;
-use oxkeeper_zab::{PeerPacket, Proposal};
+use std::sync::Arc;
 
-/// The driver's name for a connection of the quorum port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+use oxkeeper_proto::peer::notification::Notification;
+use oxkeeper_proto::peer::snapshot::SnapshotItem;
+use oxkeeper_proto::{EnsembleConfig, PeerPacket, ServerId, Zxid};
+use oxkeeper_tree::Tree;
+use oxkeeper_zab::{LinkId, Proposal};
 
 /// What happened on the side of the other servers.
 #[derive(Debug)]
-pub enum PeerInput<'a> {
+pub enum PeerInput {
     /// A connection to the quorum port, or the answer to a dial.
     LinkOpened {
         /// Its name.
@@ -74,7 +73,7 @@ pub enum PeerInput<'a> {
         /// On which link.
         link: LinkId,
         /// It.
-        part: SnapshotPart<'a>,
+        item: SnapshotItem,
     },
     /// The last slice for this link is on its way: the next one, please.
     LinkWritable {
@@ -90,8 +89,8 @@ pub enum PeerInput<'a> {
     LogRead {
         /// The number of the task.
         task: u64,
-        /// Every transaction of the log from the one asked for on, in order; `None` if the log does not hold that one
-        /// or the bound was passed.
+        /// The newest transaction of the log that is not after the one asked for, and everything after that, in
+        /// order; `None` if the log does not reach back so far, or the bound was passed.
         records: Option<Vec<Proposal>>,
     },
     /// [`Task::Reload`] is done.
@@ -101,28 +100,6 @@ pub enum PeerInput<'a> {
         /// What is on the disk.
         state: Box<Recovered>,
     },
-}
-
-/// A part of a snapshot stream, borrowed from the bytes it came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotPart<'a> {
-    /// A session and its timeout in ms.
-    Session(i64, i32),
-    /// An access control list, encoded with its count.
-    Acl(i64, &'a [u8]),
-    /// A znode.
-    Node {
-        /// Its path; empty for the root.
-        path: &'a str,
-        /// Its data.
-        data: Option<&'a [u8]>,
-        /// The number of its list.
-        acl: i64,
-        /// The 60 stored bytes.
-        stat: &'a [u8],
-    },
-    /// The signature was right: all has come.
-    End,
 }
 
 /// What recovery finds on a disk.
@@ -156,11 +133,11 @@ pub enum LinkEffect {
 /// Work that takes long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Read the log from this transaction on, itself included.
+    /// Read the log from the newest transaction on that is not after this one.
     ReadLog {
         /// The number, for the answer.
         task: u64,
-        /// The first one wanted.
+        /// The transaction.
         from: Zxid,
         /// Give up above so many bytes of records.
         bytes_max: u64,
@@ -175,17 +152,17 @@ pub enum Task {
 /// The configurations that a node goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members {
-    /// In force: text and version.
-    pub committed: (Bytes, Zxid),
+    /// In force.
+    pub committed: Arc<EnsembleConfig>,
     /// Last seen; the same unless a reconfiguration is on its way.
-    pub seen: (Bytes, Zxid),
+    pub seen: Arc<EnsembleConfig>,
 }
 
 /// What the node wants done about the other servers. Emptied by the driver after every turn.
 #[derive(Debug, Default)]
 pub struct PeerEffects {
     /// Notifications by receiver. A newer one replaces an older one that was not sent.
-    pub notifications: Vec<(ServerId, oxkeeper_zab::Notification)>,
+    pub notifications: Vec<(ServerId, Notification)>,
     /// Dials, packets and closes in order.
     pub links: Vec<LinkEffect>,
     /// Whether the quorum port is to be open, if that changes.

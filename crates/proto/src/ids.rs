@@ -58,9 +58,28 @@ impl fmt::Debug for Zxid {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Epoch(pub i64);
 
+impl Epoch {
+    /// The zxid with this epoch and counter 0, which is no transaction's.
+    #[must_use]
+    pub const fn start(self) -> Zxid {
+        Zxid(self.0 << 32)
+    }
+}
+
+/// The number of an election, counted by each server from its start. Signed: out-of-election votes after a
+/// hand-over carry -1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Round(pub i64);
+
 /// A server's number in the ensemble (`myid`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServerId(pub i64);
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
 
 /// A client's session. Prints in hex, as everywhere in ZooKeeper.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -4,14 +4,17 @@
 //! bytes into types and back, never panics on bytes and never allocates by an unchecked length.
 //!
 //! Start with [`wire`] for the primitives, [`request`] and [`reply`] for what travels on the client port,
-//! [`txn`] for what the transaction log holds.
+//! [`txn`] for what the transaction log holds, [`peer`] for what servers say to each other.
 
 #![deny(clippy::as_conversions)]
 
 pub mod acl;
+pub mod address;
 pub mod codes;
+pub mod ensemble;
 pub mod ids;
 pub mod path;
+pub mod peer;
 pub mod reply;
 pub mod request;
 pub mod session;
@@ -20,8 +23,11 @@ pub mod txn;
 pub mod wire;
 
 pub use acl::{Acl, AclList};
+pub use address::HostPort;
 pub use codes::{ErrorCode, EventType, OpCode, perms};
-pub use ids::{Epoch, ServerId, SessionId, Xid, Zxid};
+pub use ensemble::{EnsembleConfig, Member, MemberRole};
+pub use ids::{Epoch, Round, ServerId, SessionId, Xid, Zxid};
+pub use peer::PeerPacket;
 pub use reply::{Names, OpResult, Reply, ReplyHeader, WatcherEvent};
 pub use request::{Create, CreateMode, MultiHeader, Reconfig, Request, RequestHeader, SetWatches};
 pub use session::{ConnectRequest, ConnectResponse, Password};
