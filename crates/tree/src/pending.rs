@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{AclList, SessionId, StatPersisted, Zxid};
 
 use crate::digest;
@@ -146,7 +147,7 @@ impl Pending {
         let mut paths: Vec<String> = tree.ephemerals(session).filter(|path| !gone(path)).collect();
         for (path, draft) in &self.drafts {
             let is_known = || tree.find(path).is_some_and(|node| node.owner() == Owner::Session(session));
-            if draft.owned_by(tree, session) && !is_known() {
+            if draft.owned_by(tree, session) && !is_known() && !is(Fault::PendingEphemeralLeft) {
                 paths.push(path.to_string());
             }
         }
