@@ -135,6 +135,11 @@ impl Tracker {
         self.quorums.is_voter(id) && self.acked.insert(id)
     }
 
+    /// Counts a server no longer: what it has acknowledged it may be about to lose.
+    pub fn retract(&mut self, id: ServerId) {
+        self.acked.remove(&id);
+    }
+
     /// Whether a server was counted.
     #[must_use]
     pub fn has(&self, id: ServerId) -> bool {
