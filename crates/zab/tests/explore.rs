@@ -1,0 +1,84 @@
+//! Small worlds, explored whole: every order in which messages arrive, timers fire and servers fail.
+//!
+//! `cargo test -p oxkeeper-zab --test explore -- --nocapture` prints how many states were visited and how deep. More are
+//! visited, in an hour rather than in seconds, by
+//! `EXPLORE_STATES=3000000 cargo test --release -p oxkeeper-zab --test explore -- --nocapture --test-threads 1`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+#[path = "explore/election.rs"]
+mod election;
+#[path = "explore/search.rs"]
+mod search;
+
+use election::Elections;
+use search::{Bounds, Model, Visited, explore};
+
+/// How many states a test visits: as many as the environment says, else these.
+#[allow(clippy::disallowed_methods, reason = "how far a test goes is not the crate's own behaviour")]
+fn states_max(usual: usize) -> usize {
+    std::env::var("EXPLORE_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+fn run(name: &str, model: &impl Model, usual: usize) -> Visited {
+    let bounds = Bounds { states_max: states_max(usual), recovery_every: 37 };
+    match explore(model, bounds) {
+        Ok(visited) => {
+            let Visited { states, steps, depth, is_whole, recoveries } = visited;
+            let whole = if is_whole { "all" } else { "the nearest" };
+            println!(
+                "{name}: {whole} {states} states, {steps} steps, depth {depth}, {recoveries} recoveries"
+            );
+            visited
+        }
+        Err(wrong) => panic!("{name}: {wrong}"),
+    }
+}
+
+const QUIET: Elections = Elections { disks: Vec::new(), resends: 0, resigns: 0, crashes: 0, cuts: 0 };
+
+#[test]
+fn two_servers_with_everything_that_can_go_wrong() {
+    let disks = vec![(1, 9), (2, 5)];
+    run("two servers", &Elections { disks, resends: 2, resigns: 2, crashes: 1, cuts: 1 }, 20_000);
+}
+
+#[test]
+fn three_equal_servers() {
+    run("three equal servers", &Elections { disks: vec![(0, 0); 3], ..QUIET }, 20_000);
+}
+
+#[test]
+fn three_servers_of_which_the_one_with_the_smallest_id_knows_most() {
+    let disks = vec![(2, 7), (1, 9), (1, 5)];
+    run("three servers", &Elections { disks, resigns: 1, ..QUIET }, 20_000);
+}
+
+#[test]
+fn three_servers_and_a_crash() {
+    let disks = vec![(1, 7), (1, 7), (2, 1)];
+    run("three servers and a crash", &Elections { disks, crashes: 1, ..QUIET }, 20_000);
+}
+
+#[test]
+fn three_servers_and_a_broken_link() {
+    let disks = vec![(1, 7), (1, 9), (1, 5)];
+    run("three servers and a broken link", &Elections { disks, cuts: 1, resends: 1, ..QUIET }, 20_000);
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn planted_faults_of_elections_are_found() {
+    use oxkeeper_planted::Fault;
+    let worlds = [
+        (Fault::VoteIgnoresEpoch, Elections { disks: vec![(2, 5), (1, 9)], ..QUIET }, "over one with more"),
+        (Fault::OldRoundCounted, Elections { disks: vec![(0, 0); 3], resigns: 1, ..QUIET }, "did not vote"),
+        (Fault::HalfIsQuorum, Elections { disks: vec![(0, 0); 2], ..QUIET }, "without a quorum"),
+    ];
+    for (fault, world, expected) in worlds {
+        let bounds = Bounds { states_max: 200_000, recovery_every: usize::MAX };
+        let found = oxkeeper_planted::with(fault, || explore(&world, bounds));
+        let wrong = found.expect_err(&format!("{fault:?} is not found"));
+        assert!(wrong.contains(expected), "{fault:?}: {wrong}");
+        explore(&world, Bounds { states_max: 20_000, ..bounds }).unwrap();
+    }
+}
