@@ -30,7 +30,7 @@
 //! *Tasks* take long and end with an input of their own. [`Task::ReadLog`] ends with `LogRead`, [`Task::Reload`] with
 //! `Reloaded`. They see all durable work that was handed over before them.
 //!
-//! *The start.* `Node::member(settings, ensemble, recovered, now, &mut effects)` makes a server of an ensemble of what
+//! *The start.* [`Node::member`](crate::Node::member) makes a server of an ensemble of what
 //! recovery found; it is looking for a leader from its first step on. What recovery may find after a crash: a log
 //! whose last transaction is of a later epoch than `currentEpoch` (a synchronization was cut short; the epoch stays
 //! what the file says), and files `X.tmp` that count for nothing.
