@@ -5,13 +5,16 @@
 //! `EXPLORE_STATES=3000000 cargo test --release -p oxkeeper-zab --test explore -- --nocapture --test-threads 1`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+#[path = "explore/agreement.rs"]
+mod agreement;
 #[path = "explore/election.rs"]
 mod election;
 #[path = "explore/search.rs"]
 mod search;
 
+use agreement::{Agreements, Start};
 use election::Elections;
-use search::{Bounds, Model, Visited, explore};
+use search::{Bounds, Model, Visited, explore, wander};
 
 /// How many states a test visits: as many as the environment says, else these.
 #[allow(clippy::disallowed_methods, reason = "how far a test goes is not the crate's own behaviour")]
@@ -65,6 +68,74 @@ fn three_servers_and_a_broken_link() {
     run("three servers and a broken link", &Elections { disks, cuts: 1, resends: 1, ..QUIET }, 20_000);
 }
 
+const CALM: Agreements = Agreements {
+    starts: Vec::new(),
+    leads: 1,
+    follows: 3,
+    txns: 1,
+    crashes: 0,
+    resigns: 0,
+    snapshots: false,
+};
+
+const EMPTY: Start = Start { txns: 0, epoch: 0 };
+
+fn same(txns: u32, servers: usize) -> Vec<Start> {
+    vec![Start { txns, epoch: 1 }; servers]
+}
+
+/// The first server has what epoch 1 offered and nobody else took; the others went on in epoch 2.
+fn with_tail() -> Vec<Start> {
+    vec![Start { txns: 3, epoch: 1 }, Start { txns: 1, epoch: 2 }, Start { txns: 1, epoch: 2 }]
+}
+
+#[test]
+fn two_servers_agree() {
+    run("agreement of two", &Agreements { starts: vec![EMPTY; 2], txns: 2, ..CALM }, 20_000);
+}
+
+#[test]
+fn two_servers_agree_in_spite_of_crashes() {
+    let starts = vec![Start { txns: 1, epoch: 1 }, Start { txns: 2, epoch: 1 }];
+    let world = Agreements { starts, leads: 2, txns: 2, crashes: 2, ..CALM };
+    run("agreement of two with crashes", &world, 20_000);
+}
+
+#[test]
+fn two_servers_agree_by_snapshots() {
+    let starts = vec![Start { txns: 1, epoch: 1 }, Start { txns: 2, epoch: 1 }];
+    let world = Agreements { starts, leads: 2, crashes: 1, snapshots: true, ..CALM };
+    run("agreement of two by snapshots", &world, 20_000);
+}
+
+#[test]
+fn three_servers_agree_over_two_epochs() {
+    run("agreement of three", &Agreements { starts: same(1, 3), leads: 2, resigns: 1, ..CALM }, 20_000);
+}
+
+/// Worlds that are too large to be visited whole.
+fn large_worlds() -> Vec<Agreements> {
+    let world = Agreements { leads: 3, follows: 6, txns: 3, crashes: 2, resigns: 2, ..CALM };
+    vec![
+        Agreements { starts: vec![EMPTY; 3], ..world.clone() },
+        Agreements { starts: with_tail(), ..world.clone() },
+        Agreements { starts: with_tail(), snapshots: true, ..world },
+    ]
+}
+
+#[test]
+fn three_servers_agree_whatever_happens() {
+    for (i, world) in (1..).zip(large_worlds()) {
+        let walks = states_max(20_000) / 20;
+        match wander(&world, i, walks) {
+            Ok(Visited { states, steps, depth, .. }) => {
+                println!("{walks} walks in world {i}: {states} states, {steps} steps, depth {depth}");
+            }
+            Err(wrong) => panic!("world {i}: {wrong}"),
+        }
+    }
+}
+
 #[cfg(feature = "planted")]
 #[test]
 fn planted_faults_of_elections_are_found() {
@@ -80,5 +151,29 @@ fn planted_faults_of_elections_are_found() {
         let wrong = found.expect_err(&format!("{fault:?} is not found"));
         assert!(wrong.contains(expected), "{fault:?}: {wrong}");
         explore(&world, Bounds { states_max: 20_000, ..bounds }).unwrap();
+    }
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn planted_faults_of_agreement_are_found() {
+    use oxkeeper_planted::Fault;
+    for fault in [
+        Fault::AckBeforeSync,
+        Fault::NewLeaderBeforeHistory,
+        Fault::EpochBeforeHistory,
+        Fault::EpochAfterAck,
+        Fault::AcceptedEpochUnsynced,
+        Fault::PartialSnapshotKept,
+        Fault::HistoryHole,
+        Fault::CommitInSyncDropped,
+        Fault::LearnerAddedLate,
+        Fault::UncommittedKept,
+    ] {
+        let found = (1..).zip(large_worlds()).find_map(|(seed, world)| {
+            oxkeeper_planted::with(fault, || std::panic::catch_unwind(|| wander(&world, seed, 3000)))
+                .map_or_else(|panic| Some(format!("{:?}", panic.downcast_ref::<String>())), Result::err)
+        });
+        println!("{fault:?}: {:?}", found.map(|text| text.lines().next().unwrap_or_default().to_owned()));
     }
 }

@@ -102,3 +102,41 @@ fn story<S: Debug + Copy>(ways: &[(usize, Option<S>)], mut at: usize, last: Opti
     let steps: Vec<String> = steps.iter().rev().map(|step| format!("  {step:?}")).collect();
     format!("{what}, after\n{}", steps.join("\n"))
 }
+
+/// Takes steps at random, `walks` times from the start until nothing can happen any more: goes deep where visiting
+/// everything is beyond reach. The same seed takes the same steps.
+///
+/// # Errors
+/// What is wrong, and the steps that lead to it.
+pub(crate) fn wander<M: Model>(model: &M, seed: u64, walks: usize) -> Result<Visited, String> {
+    let mut visited = Visited { states: 0, steps: 0, depth: 0, is_whole: false, recoveries: 0 };
+    let mut seen = BTreeSet::new();
+    let mut random = seed | 1;
+    for _ in 0..walks {
+        let mut state = model.initial();
+        let mut way: Vec<M::Step> = Vec::new();
+        loop {
+            let steps = model.steps(&state);
+            // Xorshift: no more is asked of it than to be the same everywhere.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let Some(step) = steps.get(usize::try_from(random >> 33).unwrap() % steps.len().max(1)) else {
+                break;
+            };
+            way.push(*step);
+            let told = |what: String| {
+                let steps: Vec<String> = way.iter().map(|step| format!("  {step:?}")).collect();
+                format!("{what}, after\n{}", steps.join("\n"))
+            };
+            model.take(&mut state, *step).map_err(told)?;
+            seen.insert(fingerprint(&state));
+            visited.steps += 1;
+        }
+        visited.recoveries += 1;
+        model.recovers(&state)?;
+        visited.depth = visited.depth.max(way.len());
+    }
+    visited.states = seen.len();
+    Ok(visited)
+}
