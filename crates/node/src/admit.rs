@@ -102,6 +102,19 @@ impl Node {
         }
     }
 
+    /// Looks at what came before the session was open, in its order: a write among it must not wait behind another
+    /// one, or what comes later would overtake it.
+    pub(crate) fn admit_kept(&mut self, id: ConnId, fx: &mut Effects) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        for kept in std::mem::take(&mut conn.waiting) {
+            self.outstanding -= 1;
+            self.large_waiting -= kept.large_bytes();
+            if let Waiting::Frame { bytes, received_ms, .. } = kept {
+                self.admit(id, &bytes, received_ms, fx);
+            }
+        }
+    }
+
     fn admit_write(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
         let Call { xid, op, .. } = call;
         let body = reader.clone();

@@ -157,7 +157,7 @@ impl Node {
             tracked.conn = Some(id);
             tracked.address = Some(address);
         }
-        self.drain(id, fx);
+        self.admit_kept(id, fx);
     }
 
     pub(crate) fn refuse_session(&mut self, id: ConnId, fx: &mut Effects) {

@@ -14,7 +14,8 @@
 //! *Durable work* stands in [`Effects::durable`](crate::Effects::durable) in order, each piece with a ticket that
 //! rises by one; `Persisted(ticket)` says that this piece and all before it are on the disk: file contents synced,
 //! renames synced by their directory. The driver may batch as it likes but never reorders. A driver that cannot do a
-//! piece stops the server; the one exception is a snapshot, for which it says `SnapshotFailed`. A crash may fall
+//! piece stops the server; the one exception is a snapshot, for which it says `SnapshotFailed` and then, if it
+//! was one to install, counts that piece as done. A crash may fall
 //! between any two pieces.
 //!
 //! *Snapshots to a link.* After `Send(Snap)` the node gives one [`LinkEffect::Snapshot`] slice; the driver says

@@ -102,12 +102,13 @@ impl Agreement {
             committed: setup.committed,
             seen,
             reconfig: setup.reconfig,
-            history: History::new(setup.recent),
+            history: History::up_to(setup.last, setup.recent),
             last_logged: setup.last,
             last_applied: setup.last,
             emptied: setup.emptied && !is(Fault::WipedVotes),
             force_snapshot: setup.force_snapshot,
             may_read_log: setup.may_read_log,
+            appending: VecDeque::new(),
             ticket: Ticket(0),
             persisted: Ticket(0),
             tasks: 0,
@@ -223,7 +224,7 @@ impl Agreement {
             && *awaited == Some(task)
         {
             (*reload, *awaited) = (false, None);
-            self.cx.history = History::new(recent);
+            self.cx.history = History::up_to(last, recent);
             (self.cx.last_logged, self.cx.last_applied) = (last, last);
             self.cx.now_ms = now_ms;
             self.after_drain();
@@ -430,6 +431,13 @@ impl Agreement {
     #[must_use]
     pub fn epochs(&self) -> (Epoch, Epoch) {
         (self.cx.accepted, self.cx.current)
+    }
+
+    /// Whether a transaction up to this one is on its way to the log and not there yet. A snapshot must not become
+    /// whole before: after a crash it would hide a hole in the log.
+    #[must_use]
+    pub fn is_appending(&self, upto: Zxid) -> bool {
+        self.cx.appending.front().is_some_and(|(_, first)| *first <= upto)
     }
 
     /// The newest transaction handed to the log.

@@ -147,6 +147,8 @@ pub(crate) struct Common {
     pub(crate) emptied: bool,
     pub(crate) force_snapshot: bool,
     pub(crate) may_read_log: bool,
+    /// Appends that are not on the disk.
+    pub(crate) appending: VecDeque<(Ticket, Zxid)>,
     pub(crate) ticket: Ticket,
     pub(crate) persisted: Ticket,
     pub(crate) tasks: u64,
@@ -164,8 +166,11 @@ impl Common {
 
     /// Hands a transaction to the log.
     pub(crate) fn log(&mut self, proposal: Proposal) -> Ticket {
-        self.last_logged = proposal.zxid;
-        self.durable(Durable::Append(proposal))
+        let zxid = proposal.zxid;
+        self.last_logged = zxid;
+        let ticket = self.durable(Durable::Append(proposal));
+        self.appending.push_back((ticket, zxid));
+        ticket
     }
 
     /// Takes a configuration as the one last seen. Its file comes first, so whatever is durable after it is durable
@@ -215,6 +220,9 @@ impl Common {
     pub(crate) fn persisted(&mut self, ticket: Ticket) {
         assert!(ticket <= self.ticket, "{ticket:?} persisted, but only {:?} was given out", self.ticket);
         self.persisted = self.persisted.max(ticket);
+        while self.appending.front().is_some_and(|(ticket, _)| *ticket <= self.persisted) {
+            self.appending.pop_front();
+        }
     }
 
     pub(crate) fn is_persisted(&self, ticket: Ticket) -> bool {

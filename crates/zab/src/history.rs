@@ -110,6 +110,14 @@ impl History {
         history
     }
 
+    /// The same for a state that ends at `last`. If that is not the end of what was read, a snapshot is ahead of the
+    /// log, and nothing is known of what lies between.
+    #[must_use]
+    pub fn up_to(last: Zxid, recent: Vec<Proposal>) -> History {
+        let history = History::new(recent);
+        if history.range().is_some_and(|(_, max)| max == last) { history } else { History::default() }
+    }
+
     /// Adds the transaction that was applied last. Behind a hole the history begins anew.
     pub fn push(&mut self, proposal: Proposal) {
         let is_next = self.items.back().is_none_or(|last| follows(last.zxid, proposal.zxid));

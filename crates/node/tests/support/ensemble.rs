@@ -281,7 +281,14 @@ impl Ensemble {
         }
     }
 
+    /// What waited in cut links arrives now; some of them broke meanwhile.
     pub fn heal(&mut self) {
+        for link in self.links.values_mut() {
+            let [(a, _), (b, _)] = link.ends;
+            if self.cut.contains(&(a.min(b), a.max(b))) && self.rng.bool() {
+                link.to = [VecDeque::from([Flight::Close]), VecDeque::from([Flight::Close])];
+            }
+        }
         self.cut.clear();
     }
 
@@ -445,6 +452,10 @@ impl Ensemble {
         let waiting: Vec<(u64, usize)> = self
             .links
             .iter()
+            .filter(|(_, link)| {
+                link.ends.iter().any(|end| end.0 == usize::MAX)
+                    || !self.is_cut(link.ends[0].0, link.ends[1].0)
+            })
             .flat_map(|(id, link)| (0..2).filter(|end| !link.to[*end].is_empty()).map(|end| (*id, end)))
             .collect();
         let all = waiting.len() + self.votes.len();
@@ -473,10 +484,6 @@ impl Ensemble {
         let there =
             to.0 != usize::MAX && self.hosts[to.0].running.is_some() && self.hosts[to.0].lives == to.1;
         if !there {
-            link.to[end].clear();
-            return;
-        }
-        if from.0 != usize::MAX && self.cut.contains(&(to.0.min(from.0), to.0.max(from.0))) {
             link.to[end].clear();
             return;
         }
@@ -518,7 +525,7 @@ impl Ensemble {
             }
             let deadlines = (0..self.hosts.len()).filter_map(|host| {
                 let running = self.hosts[host].running.as_ref()?;
-                Some(running.started_ms + running.node.deadline().as_millis() as i64)
+                Some(running.started_ms.saturating_add(running.node.deadline().as_millis() as i64))
             });
             let next_ms = deadlines.min().unwrap_or(end_ms).clamp(self.now_ms + 1, end_ms);
             self.now_ms = next_ms;
@@ -530,7 +537,7 @@ impl Ensemble {
     pub fn tick(&mut self) {
         for host in 0..self.hosts.len() {
             let due = self.hosts[host].running.as_ref().is_some_and(|running| {
-                running.started_ms + running.node.deadline().as_millis() as i64 <= self.now_ms
+                running.started_ms.saturating_add(running.node.deadline().as_millis() as i64) <= self.now_ms
             });
             if due {
                 self.step(host, Input::Tick);

@@ -42,7 +42,7 @@ impl Learner {
         if task != expected {
             return Ok(());
         }
-        cx.history = History::new(recent);
+        cx.history = History::up_to(last, recent);
         cx.last_logged = last;
         cx.last_applied = last;
         self.base = Base::Ready;
