@@ -214,10 +214,8 @@ impl Agreements {
             let one = Rc::make_mut(&mut world.servers[server]);
             let Some(action) = one.agreement.as_mut().and_then(Agreement::next_action) else { return Ok(()) };
             match action {
-                Action::Notify(_, notification) => {
-                    if notification.state == ServerState::Looking {
-                        one.vote = Some(notification);
-                    }
+                Action::Notify(_, notification) if notification.state == ServerState::Looking => {
+                    one.vote = Some(notification);
                 }
                 Action::Dial { server: leader, dial } => one.dial = Some((index(leader), dial)),
                 Action::Send(link, packet) => {
@@ -249,13 +247,12 @@ impl Agreements {
                     send(world, server, link, Item::State(state));
                     self.tell(world, server, |agreement| agreement.snapshot_begins(link, zxid))?;
                 }
-                Action::LoadSnapshot(zxid) => one.state_zxid = zxid,
+                // A server that kept what has come of it would have nothing.
+                Action::LoadSnapshot(zxid) => (one.state_zxid, one.state) = (zxid, Vec::new()),
                 Action::InstallSnapshot(zxid) => one.installing = Some((zxid, one.state.clone())),
                 Action::Apply(proposal) => self.apply(world, server, proposal)?,
-                Action::ApplyOverSnapshot(proposal) => {
-                    if proposal.zxid > one.state_zxid {
-                        self.apply(world, server, proposal)?;
-                    }
+                Action::ApplyOverSnapshot(proposal) if proposal.zxid > one.state_zxid => {
+                    self.apply(world, server, proposal)?;
                 }
                 Action::Ended => one.in_role = false,
                 Action::Looking => {}
@@ -351,7 +348,10 @@ impl Agreements {
             PeerPacket::Ack { zxid } => {
                 let disk = &world.servers[server].disk;
                 let initial = world.seen.initial.get(&zxid.epoch()).ok_or("an ACK without NEWLEADER")?;
-                if disk.current != zxid.epoch() || !is_prefix(initial, &disk.txns) {
+                // What the leader has offered in its own epoch may be on the disk already.
+                let rest = disk.txns.get(initial.len()..).unwrap_or_default();
+                let is_newer = rest.iter().all(|(offered, _)| offered.epoch() == zxid.epoch());
+                if disk.current != zxid.epoch() || !is_prefix(initial, &disk.txns) || !is_newer {
                     return Err(format!("I6: {me} takes over {initial:?} with {disk:?}"));
                 }
             }
@@ -359,10 +359,8 @@ impl Agreements {
                 let state = world.servers[server].state.clone();
                 Rc::make_mut(&mut world.seen).initial.entry(*epoch).or_insert(state);
             }
-            PeerPacket::LeaderInfo { epoch, .. } => {
-                if world.servers[server].disk.accepted < *epoch {
-                    return Err(format!("I2: {me} offers {epoch:?} on {link:?} before it is durable"));
-                }
+            PeerPacket::LeaderInfo { epoch, .. } if world.servers[server].disk.accepted < *epoch => {
+                return Err(format!("I2: {me} offers {epoch:?} on {link:?} before it is durable"));
             }
             PeerPacket::AckEpoch { .. } => {
                 let one = &world.servers[server];
@@ -382,7 +380,13 @@ impl Agreements {
         let disk = &mut one.disk;
         let before = (disk.accepted, disk.current);
         match work {
-            Work::Plain(Durable::Append(Proposal { zxid, payload })) => disk.txns.push((zxid, payload)),
+            Work::Plain(Durable::Append(Proposal { zxid, payload })) => {
+                let last = disk.last();
+                if last != Zxid::ZERO && !follows(last, zxid) {
+                    return Err(format!("I3: {} logs {zxid} after {last}", id(server)));
+                }
+                disk.txns.push((zxid, payload));
+            }
             Work::Plain(Durable::Truncate(to)) => {
                 if to < disk.snapshot {
                     (disk.snapshot, disk.txns) = (Zxid::ZERO, Vec::new());
