@@ -2,6 +2,7 @@
 //!
 //! Source: `ZooKeeperServer.processConnectRequest`, 3.9.
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::wire::put_frame;
 use oxkeeper_proto::{ConnectRequest, ConnectResponse, Request, SessionId, session};
 use tracing::{info, warn};
@@ -101,7 +102,8 @@ impl Node {
             previous = tracked.conn.replace(id);
             tracked.address = Some(address);
         }
-        if let Some(previous) = previous.filter(|previous| *previous != id) {
+        if let Some(previous) = previous.filter(|previous| *previous != id && !is(Fault::OldConnectionServed))
+        {
             self.close(previous, fx);
         }
         self.establish(id, key, fx);

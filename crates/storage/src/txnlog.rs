@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{Put, Zxid};
 use tracing::{debug, info, warn};
 
@@ -172,7 +173,11 @@ impl TxnLog {
         log.end += part.len() as u64;
         log.prepared_to = log.prepared_to.max(log.end);
         if self.options.sync {
-            log.file.sync_data().map_err(|error| StorageError::io("syncing", &log.path, error))?;
+            let synced = match log.file.sync_data() {
+                Err(_) if is(Fault::SyncRetried) => log.file.sync_data(),
+                synced => synced,
+            };
+            synced.map_err(|error| StorageError::io("syncing", &log.path, error))?;
         }
         Ok(())
     }
