@@ -3,13 +3,16 @@
 //! Writes are prepared as they come. Whatever else a client asks waits until its earlier writes are applied,
 //! and replies leave in the order of the requests.
 
-use oxkeeper_proto::{ErrorCode, OpCode, Reader, Request, RequestHeader, Zxid};
+use oxkeeper_proto::{ErrorCode, OpCode, Reader, Reply, Request, RequestHeader, Zxid};
 use tracing::{debug, warn};
 
 use crate::conn::{Call, Notice, Phase, Waiting};
 use crate::effects::{ConnId, Effects};
+use crate::expiry::Owner;
+use crate::member::{Duty, Order};
 use crate::node::{Node, is_write, millis};
 use crate::propose::Asked;
+use crate::reply;
 
 impl Node {
     /// A frame has come.
@@ -60,7 +63,18 @@ impl Node {
         }
         match op {
             Some(op) if is_write(op) => {
-                self.admit_write(id, Call { xid: header.xid, op, received_ms, large_bytes }, &mut reader, fx);
+                let call = Call { xid: header.xid, op, received_ms, large_bytes };
+                match self.duty() {
+                    Duty::Decides => self.admit_write(id, call, &mut reader, fx),
+                    Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
+                    Duty::ReadsOnly | Duty::Idle => {
+                        self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
+                    }
+                }
+            }
+            Some(op) if op == OpCode::Sync && self.syncs_with_others() => {
+                let call = Call { xid: header.xid, op, received_ms, large_bytes };
+                self.admit_sync(id, call, &mut reader, fx);
             }
             Some(op) if is_read(op) => {
                 let Some(conn) = self.conns.get_mut(id) else { return };
@@ -88,6 +102,19 @@ impl Node {
         }
     }
 
+    /// Looks at what came before the session was open, in its order: a write among it must not wait behind another
+    /// one, or what comes later would overtake it.
+    pub(crate) fn admit_kept(&mut self, id: ConnId, fx: &mut Effects) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        for kept in std::mem::take(&mut conn.waiting) {
+            self.outstanding -= 1;
+            self.large_waiting -= kept.large_bytes();
+            if let Waiting::Frame { bytes, received_ms, .. } = kept {
+                self.admit(id, &bytes, received_ms, fx);
+            }
+        }
+    }
+
     fn admit_write(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
         let Call { xid, op, .. } = call;
         let body = reader.clone();
@@ -100,10 +127,15 @@ impl Node {
         let session = conn.session;
         // Taken out while the tree looks at them; preparing never touches connections.
         let identities = std::mem::take(&mut conn.identities);
-        let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing: Ok(()) };
+        let standing = match &self.order {
+            // Closing needs no standing, and alone there is nowhere to move to.
+            Order::Ensemble(_) if op != OpCode::CloseSession => self.standing(session, Owner::Here),
+            _ => Ok(()),
+        };
+        let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing };
         let proposed = match &request {
             Ok(request) => self.propose(&asked, request, fx),
-            Err(_) if takes_zxid => Ok(self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx)),
+            Err(_) if takes_zxid => self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx),
             Err(_) => Err(ErrorCode::MARSHALLINGERROR),
         };
         if let Some(conn) = self.conns.get_mut(id) {
@@ -117,7 +149,7 @@ impl Node {
                     tracked.closing = true;
                 }
                 if let Some(conn) = self.conns.get_mut(id) {
-                    conn.waiting.push_back(Waiting::Write { zxid, call });
+                    conn.waiting.push_back(Waiting::Write { zxid: Some(zxid), call });
                     self.outstanding += 1;
                     self.large_waiting += call.large_bytes;
                     self.hold_back(id, fx);
@@ -145,9 +177,9 @@ impl Node {
                 return;
             }
             match conn.waiting.front() {
-                None | Some(Waiting::Write { .. }) => return,
+                None | Some(Waiting::Write { .. } | Waiting::Sync { is_done: false, .. }) => return,
                 Some(_) if fx.is_full(id) => return fx.want_room(id),
-                Some(Waiting::Frame { .. } | Waiting::Reply(_)) => {}
+                Some(_) => {}
             }
             let Some(next) = conn.waiting.pop_front() else { return };
             self.outstanding -= 1;
@@ -160,9 +192,27 @@ impl Node {
                         return self.close(id, fx);
                     }
                 }
+                Waiting::Written { call, frame, close } => {
+                    fx.write(id).extend_from_slice(&frame);
+                    self.count_reply(id, call, frame.len() - 4);
+                    if close {
+                        return self.close(id, fx);
+                    }
+                }
+                Waiting::Sync { call, path, .. } => {
+                    let zxid = self.tree.last_zxid();
+                    let body = Reply::Path(path.as_deref().map(Into::into));
+                    let size = reply::write(fx, id, call.xid, zxid, ErrorCode::OK, &body);
+                    self.count_reply(id, call, size);
+                }
                 Waiting::Write { .. } => return,
             }
         }
+    }
+
+    /// Whether a sync needs the word of other servers.
+    fn syncs_with_others(&self) -> bool {
+        matches!(self.order, Order::Ensemble(_))
     }
 
     /// A frame whose turn has come: a read, or anything at all that came before the session was open.
@@ -172,7 +222,11 @@ impl Node {
             return self.close(id, fx);
         };
         match OpCode::from_number(header.op) {
-            Some(op) if is_read(op) && self.settings.enforced_schemes.is_none() => {
+            Some(op)
+                if is_read(op)
+                    && self.settings.enforced_schemes.is_none()
+                    && !(op == OpCode::Sync && self.syncs_with_others()) =>
+            {
                 self.read(id, Call { xid: header.xid, op, received_ms, large_bytes: 0 }, &mut reader, fx);
             }
             // It has not been admitted yet, and must take its place before what waits behind it.

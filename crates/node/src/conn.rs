@@ -25,8 +25,12 @@ pub(crate) enum Phase {
 /// A place in the order of a connection's replies.
 #[derive(Debug)]
 pub(crate) enum Waiting {
-    /// A write on its way; its outcome comes with this transaction.
-    Write { zxid: Zxid, call: Call },
+    /// A write on its way; its outcome comes with this transaction, if this server knows which that will be.
+    Write { zxid: Option<Zxid>, call: Call },
+    /// A write whose outcome came before its turn: the frame of its reply, and whether that is the last word.
+    Written { call: Call, frame: Box<[u8]>, close: bool },
+    /// A sync, its path, and whether it is done.
+    Sync { call: Call, path: Option<Box<str>>, is_done: bool },
     /// A frame that must wait for what is before it.
     Frame { bytes: Box<[u8]>, received_ms: u64, large_bytes: usize },
     /// A reply that is known already but not its turn.
@@ -37,7 +41,9 @@ impl Waiting {
     /// What it counts for among the large frames.
     pub(crate) fn large_bytes(&self) -> usize {
         match self {
-            Waiting::Write { call, .. } => call.large_bytes,
+            Waiting::Write { call, .. } | Waiting::Written { call, .. } | Waiting::Sync { call, .. } => {
+                call.large_bytes
+            }
             Waiting::Frame { large_bytes, .. } => *large_bytes,
             Waiting::Reply(_) => 0,
         }

@@ -264,6 +264,8 @@ pub struct Status {
     pub uptime: Duration,
     /// What the server is.
     pub role: Role,
+    /// Of a member of an ensemble: whether it leads or is level with a leader, so that it serves.
+    pub serving: bool,
     /// The epoch of the leader whose history it has.
     pub epoch: Epoch,
     /// The newest transaction in its log.

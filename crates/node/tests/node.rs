@@ -52,6 +52,33 @@ fn a_read_sees_the_writes_before_it_and_none_after() {
 }
 
 #[test]
+fn what_comes_before_the_session_is_open_keeps_its_order() {
+    let mut w = World::new();
+    let conn = w.open();
+    let mut frame = Vec::new();
+    ConnectRequest {
+        protocol_version: 0,
+        last_zxid_seen: Zxid(0),
+        timeout_ms: 400,
+        session_id: SessionId(0),
+        password: Some(&[0; 16]),
+        read_only: Some(false),
+    }
+    .encode(&mut frame);
+    w.step(Input::Frame { conn, bytes: &frame });
+    w.send(conn, 1, &create("/a", 0));
+    w.send(conn, 2, &create("/a/b", 0));
+    w.step(Input::Persisted(Ticket(1)));
+    w.send(conn, 3, &create("/a/b/c", 0));
+    w.persist();
+    let out = std::mem::take(w.fx.outbox(conn));
+    let (handshake, replies) = out.split_at(41);
+    assert!(ConnectResponse::decode(&handshake[4..]).is_ok());
+    w.fx.outbox(conn).extend_from_slice(replies);
+    assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK), Seen::Reply(2, 3, OK), Seen::Reply(3, 4, OK)]);
+}
+
+#[test]
 fn an_event_precedes_the_reply_that_could_reveal_the_change() {
     let mut w = World::new();
     let (writer, watcher) = (w.client(), w.client());

@@ -235,7 +235,7 @@ impl Agreement {
         });
     }
 
-    /// A snapshot of everything up to `zxid` begins for a learner.
+    /// A snapshot of everything up to `zxid` begins for a learner, and was announced to it.
     pub fn snapshot_begins(&mut self, link: LinkId, zxid: Zxid) {
         if let Role::Leading(leader) = &mut self.role {
             leader.snapshot_begins(&mut self.cx, link, zxid);
@@ -249,15 +249,12 @@ impl Agreement {
         }
     }
 
-    /// Whether a part of a snapshot on this link is wanted; notes that something came.
-    pub fn takes_snapshot(&mut self, now_ms: i64, link: LinkId) -> bool {
+    /// The end of the snapshot of which a part has come on this link, if one is wanted from there.
+    pub fn takes_snapshot(&mut self, now_ms: i64, link: LinkId) -> Option<Zxid> {
         self.cx.now_ms = now_ms;
         match &mut self.role {
-            Role::Learning(learner) if learner.loads_from(link) => {
-                learner.heard(&self.cx);
-                true
-            }
-            _ => false,
+            Role::Learning(learner) => learner.loads_from(&self.cx, link),
+            _ => None,
         }
     }
 

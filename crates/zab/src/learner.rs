@@ -138,9 +138,11 @@ impl Learner {
         self.link.filter(|_| self.is_serving())
     }
 
-    /// Whether a snapshot is to come on this link now.
-    pub(crate) fn loads_from(&self, link: LinkId) -> bool {
-        self.link == Some(link) && matches!(self.base, Base::Loading(_))
+    /// Something of a snapshot came on this link: the end of the snapshot, if one is to come there.
+    pub(crate) fn loads_from(&mut self, cx: &Common, link: LinkId) -> Option<Zxid> {
+        let Base::Loading(zxid) = self.base else { return None };
+        self.heard_ms = cx.now_ms;
+        (self.link == Some(link)).then_some(zxid)
     }
 
     pub(crate) fn awaits_reload(&self, task: u64) -> bool {
@@ -230,11 +232,6 @@ impl Learner {
         }
         self.acknowledge(cx);
         Ok(())
-    }
-
-    /// Something of a snapshot came.
-    pub(crate) fn heard(&mut self, cx: &Common) {
-        self.heard_ms = cx.now_ms;
     }
 
     pub(crate) fn deadline_ms(&self, cx: &Common) -> i64 {
