@@ -24,6 +24,10 @@ impl Node {
             return self.close(id, fx);
         }
         let is_new = request.session_id == SessionId::NONE;
+        if is_new && self.scarcity.refuses_growth() {
+            info!("Refusing a session: there is no room for more");
+            return self.close(id, fx);
+        }
         if !self.throttle.admits(is_new, millis(self.now.mono)) {
             info!("Refusing a session: the connection throttle has no token left");
             return self.close(id, fx);

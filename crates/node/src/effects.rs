@@ -13,6 +13,7 @@ use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
 use oxkeeper_zab::{Durable, Ticket};
 
 use crate::peers::{PeerEffects, PeerInput};
+use crate::scarcity::Scarcity;
 use crate::watch::WatchSummary;
 
 /// The time, as the driver reads it once per turn.
@@ -84,6 +85,8 @@ pub enum Input<'a> {
     Peer(PeerInput),
     /// Time has passed.
     Tick,
+    /// There is too little of something, or no more.
+    Scarce(Scarcity),
     /// The log has grown enough, or an operator wants it: take a snapshot.
     TakeSnapshot,
     /// The last slice is written: the next one, please.
@@ -229,6 +232,19 @@ pub struct ExpiryReport {
     pub connections: Vec<(i64, PeerSession)>,
 }
 
+/// What memory goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of names and data.
+    pub content_bytes: u64,
+    /// Znodes.
+    pub znodes: usize,
+    /// Watches.
+    pub watches: usize,
+    /// Sessions.
+    pub sessions: usize,
+}
+
 /// Numbers of the whole server, for `srvr` and `mntr`.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -260,6 +276,8 @@ pub struct Status {
     pub auth_failed: u64,
     /// Sessions expired.
     pub sessions_expired: u64,
+    /// What there is too little of.
+    pub scarcity: Scarcity,
     /// Time since the start of the node.
     pub uptime: Duration,
     /// What the server is.

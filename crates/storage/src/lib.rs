@@ -11,6 +11,7 @@ mod logread;
 pub mod names;
 pub mod purge;
 pub mod rawlog;
+mod reserve;
 #[cfg(any(test, feature = "sim-disk"))]
 mod simdisk;
 mod snapread;
@@ -23,8 +24,9 @@ pub use disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
 pub use error::StorageError;
 pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut, settle};
 pub use names::Compression;
+pub use reserve::make_reserve;
 #[cfg(any(test, feature = "sim-disk"))]
 pub use simdisk::{Aftermath, Fault, SimDisk};
-pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates};
+pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates, newest_named};
 pub use snapwrite::SnapshotWriter;
 pub use txnlog::{LogOptions, SnapshotTrigger, TxnLog, prepare};

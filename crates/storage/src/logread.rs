@@ -50,12 +50,14 @@ pub struct Tear {
 pub struct LogReader {
     disk: Arc<dyn Disk>,
     limits: ReadLimits,
-    from: Zxid,
+    after: Zxid,
     /// Files to come, the next one last.
     files: Vec<(Zxid, PathBuf)>,
     current: Option<Scan>,
     last: Option<Zxid>,
     tear: Option<Tear>,
+    /// Where an earlier file broke off, and why: to blame if the next one does not go on from there.
+    broken_off: Option<(Tear, String)>,
     /// The last file that was read to its end, and where its records end.
     end: Option<(PathBuf, u64)>,
 }
@@ -78,11 +80,20 @@ impl LogReader {
             .filter_map(|entry| Some((names::parse_log(&entry.name)?, dir.join(&entry.name))))
             .collect();
         logs.sort();
-        let from = Zxid(after.0 + 1);
-        let newest_before = logs.iter().rposition(|(first, _)| *first < from).unwrap_or(0);
+        let newest_before = logs.iter().rposition(|(first, _)| *first <= after).unwrap_or(0);
         let mut files = logs.split_off(newest_before);
         files.reverse();
-        Ok(LogReader { disk, limits, from, files, current: None, last: None, tear: None, end: None })
+        Ok(LogReader {
+            disk,
+            limits,
+            after,
+            files,
+            current: None,
+            last: None,
+            tear: None,
+            broken_off: None,
+            end: None,
+        })
     }
 
     /// Where the log was found torn, once everything is read. The tear must be cut before Java starts on it.
@@ -118,7 +129,7 @@ impl LogReader {
             let limits = self.limits;
             let Some(scan) = &mut self.current else { return Ok(None) };
             match scan.advance(limits)? {
-                Found::Record(zxid) if zxid < self.from => {}
+                Found::Record(zxid) if zxid <= self.after => {}
                 Found::Record(zxid) => {
                     self.check_order(zxid)?;
                     break;
@@ -139,6 +150,8 @@ impl LogReader {
                             tear.offset
                         );
                         self.tear = Some(tear);
+                    } else {
+                        self.broken_off = Some((tear, what));
                     }
                     self.current = None;
                 }
@@ -167,16 +180,18 @@ impl LogReader {
 
     /// Java 3.9 refuses a gap, and rightly: something acknowledged is missing.
     fn check_order(&mut self, zxid: Zxid) -> Result<(), StorageError> {
-        let before = self.last.replace(zxid).unwrap_or(Zxid(self.from.0 - 1));
-        let follows = zxid == before || zxid.0 == before.0 + 1 || zxid.epoch() > before.epoch();
+        let before = self.last.replace(zxid).unwrap_or(self.after);
+        let is_next = before.0.checked_add(1) == Some(zxid.0);
+        let follows = zxid == before || is_next || zxid.epoch() > before.epoch();
         if follows {
             return Ok(());
         }
-        let (path, offset) = match &self.current {
-            Some(scan) => (scan.path.clone(), scan.record_at),
-            None => (PathBuf::new(), 0),
+        let gap = format!("transaction {zxid} follows {before}: transactions between them are missing");
+        let (path, offset, what) = match (&self.broken_off, &self.current) {
+            (Some((tear, what)), _) => (tear.path.clone(), tear.offset, format!("{what}, and {gap}")),
+            (None, Some(scan)) => (scan.path.clone(), scan.record_at, gap),
+            (None, None) => (PathBuf::new(), 0, gap),
         };
-        let what = format!("transaction {zxid} follows {before}: transactions between them are missing");
         Err(StorageError::damaged(&path, offset, what))
     }
 }
@@ -450,6 +465,21 @@ mod tests {
     }
 
     #[test]
+    fn the_greatest_zxid_has_nothing_after_it() {
+        const MAX: i64 = i64::MAX;
+        let disk = written(&[(MAX - 2, MAX)], 40);
+        assert_eq!(read(&disk, MAX).unwrap(), (vec![], None));
+        assert_eq!(read(&disk, MAX - 2).unwrap(), (vec![MAX - 1], None));
+        let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+        let mut log = TxnLog::new(Arc::new(disk.clone()), "/d".into(), options);
+        for zxid in [MAX, 1] {
+            log.append(Zxid(zxid), &payload(zxid, 40));
+        }
+        log.commit().unwrap();
+        assert_eq!(read(&disk, MAX - 1).unwrap().0, [MAX], "what is before is left out");
+    }
+
+    #[test]
     fn every_truncation_of_the_last_file_keeps_the_prefix() {
         let whole = written(&[(1, 4), (4, 7)], 40);
         let path = Path::new("/d/log.4");
@@ -497,7 +527,10 @@ mod tests {
         assert_eq!(read(&disk, 0).unwrap().0, [1, 2, 3, 4, 5]);
         edit(&disk, "log.1", |bytes| bytes.truncate(16 + 53 + 20));
         let error = read(&disk, 0).unwrap_err().to_string();
-        assert!(error.contains("0x4 follows 0x1"), "{error}");
+        assert!(
+            error.contains("log.1 is damaged at offset 69") && error.contains("0x4 follows 0x1"),
+            "{error}"
+        );
     }
 
     #[test]
