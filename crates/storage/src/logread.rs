@@ -102,6 +102,12 @@ impl LogReader {
         self.tear.as_ref()
     }
 
+    /// The offset, in the file that is being read, of the end of the record that was read last.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.current.as_ref().map_or(FILE_HEADER.len() as u64, |scan| scan.next_at)
+    }
+
     /// The last file, and where its records end, once everything is read.
     #[must_use]
     pub fn end(&self) -> Option<(&Path, u64)> {
