@@ -2,6 +2,7 @@
 //!
 //! Source: `ZooKeeperServer.processConnectRequest`, 3.9.
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::wire::put_frame;
 use oxkeeper_proto::{ConnectRequest, ConnectResponse, Request, SessionId, session};
 use tracing::{info, warn};
@@ -136,7 +137,8 @@ impl Node {
             tracked.owner = Owner::Here;
             tracked.address = Some(address);
         }
-        if let Some(previous) = previous.filter(|previous| *previous != id) {
+        if let Some(previous) = previous.filter(|previous| *previous != id && !is(Fault::OldConnectionServed))
+        {
             self.close(previous, fx);
         }
         self.establish(id, key, fx);
