@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
@@ -413,7 +414,7 @@ impl Effects {
     /// Whether a connection's outbox is so full that answers to it wait until there is room.
     pub fn is_full(&self, conn: ConnId) -> bool {
         let outbox = self.outboxes.get(conn.index as usize);
-        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES)
+        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES && !is(Fault::OutboxUnbounded))
     }
 
     /// Notes that the node has more to say to a connection.

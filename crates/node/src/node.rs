@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{ErrorCode, OpCode, Request, SessionId, Xid, Zxid};
 use oxkeeper_tree::{Changes, Identity, Pending, Tree};
 use oxkeeper_zab::Solo;
@@ -265,6 +266,7 @@ impl Node {
 
     /// Closes sessions that were silent for too long; a few at once, where very many were.
     fn expire(&mut self, now_ms: i64, fx: &mut Effects) {
+        let now_ms = if is(Fault::WallClockExpiry) { self.now.wall_ms } else { now_ms };
         let mut due = std::mem::take(&mut self.expired);
         self.expiry.due(now_ms, &mut due);
         self.expired = due;

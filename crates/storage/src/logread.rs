@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::Zxid;
 use tracing::warn;
 
@@ -289,7 +290,7 @@ impl Scan {
         let Some(payload) = record.get(RECORD_HEADER..whole - 1).filter(|_| record.len() == whole) else {
             return Ok(Found::Broken("the record is cut short".into()));
         };
-        if adler(payload) != checksum {
+        if adler(payload) != checksum && !is(Fault::TornTailAccepted) {
             return Ok(Found::Broken("CRC check failed".into()));
         }
         let zxid = payload.get(12..20).and_then(|b| b.first_chunk()).map(|b| Zxid(i64::from_be_bytes(*b)));
@@ -327,7 +328,7 @@ impl Scan {
         let at = self.record_at;
         let end = self.last_nonzero(at)?.unwrap_or(at);
         let window = batch_window(limits);
-        if end - at > window {
+        if end - at > window && !is(Fault::DamageTakenForTail) {
             let what = format!(
                 "{what}, and {} bytes of later records follow: acknowledged transactions are damaged. Restore the \
                  file from a backup, or let this server fetch a snapshot from the ensemble",
