@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::Notification;
-use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
+use oxkeeper_proto::{DecodeError, Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
 use oxkeeper_zab::{Durable, Ticket};
 
@@ -74,12 +74,12 @@ pub enum Input<'a> {
     },
     /// This piece of durable work and everything before it is on the disk.
     Persisted(Ticket),
-    /// Another server of the ensemble sent its vote.
+    /// Another server of the ensemble sent its vote, or what should have been one.
     Notification {
         /// Which.
         from: ServerId,
         /// The vote.
-        notification: Notification,
+        message: Result<Notification, DecodeError>,
     },
     /// Something happened on a connection to another server, or a task for one is done.
     Peer(PeerInput),

@@ -38,10 +38,11 @@
 //! *Members.* [`PeerEffects::members`] tells the configurations in force and last seen whenever one of them changes:
 //! the addresses to dial, and where to listen.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::peer::snapshot::SnapshotItem;
-use oxkeeper_proto::{PeerPacket, ServerId, Zxid};
+use oxkeeper_proto::{EnsembleConfig, PeerPacket, ServerId, Zxid};
 use oxkeeper_tree::Tree;
 use oxkeeper_zab::{LinkId, Proposal};
 
@@ -88,8 +89,8 @@ pub enum PeerInput {
     LogRead {
         /// The number of the task.
         task: u64,
-        /// Every transaction of the log from the one asked for on, in order; `None` if the log does not hold that one
-        /// or the bound was passed.
+        /// The newest transaction of the log that is not after the one asked for, and everything after that, in
+        /// order; `None` if the log does not reach back so far, or the bound was passed.
         records: Option<Vec<Proposal>>,
     },
     /// [`Task::Reload`] is done.
@@ -132,11 +133,11 @@ pub enum LinkEffect {
 /// Work that takes long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Read the log from this transaction on, itself included.
+    /// Read the log from the newest transaction on that is not after this one.
     ReadLog {
         /// The number, for the answer.
         task: u64,
-        /// The first one wanted.
+        /// The transaction.
         from: Zxid,
         /// Give up above so many bytes of records.
         bytes_max: u64,
@@ -151,10 +152,10 @@ pub enum Task {
 /// The configurations that a node goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members {
-    /// In force: text and version.
-    pub committed: (Bytes, Zxid),
+    /// In force.
+    pub committed: Arc<EnsembleConfig>,
     /// Last seen; the same unless a reconfiguration is on its way.
-    pub seen: (Bytes, Zxid),
+    pub seen: Arc<EnsembleConfig>,
 }
 
 /// What the node wants done about the other servers. Emptied by the driver after every turn.

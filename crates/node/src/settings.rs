@@ -1,7 +1,9 @@
 //! What a node is told at its start. The driver makes it from the configuration.
 
-use bytes::Bytes;
-use oxkeeper_proto::{Epoch, ServerId, SessionId, Zxid};
+use std::sync::Arc;
+
+use oxkeeper_proto::{EnsembleConfig, Epoch, ServerId, SessionId};
+use oxkeeper_zab::Timing;
 
 use crate::throttle::ThrottleSettings;
 
@@ -57,10 +59,10 @@ pub struct EnsembleSettings {
     pub me: ServerId,
     /// Whether its configuration calls it an observer; it votes otherwise, if the configuration has it at all.
     pub observer: bool,
-    /// The configuration in force: text and version.
-    pub committed: (Bytes, Zxid),
+    /// The configuration in force.
+    pub committed: Arc<EnsembleConfig>,
     /// The configuration last seen, if a reconfiguration was on its way when the server stopped.
-    pub seen: Option<(Bytes, Zxid)>,
+    pub seen: Option<Arc<EnsembleConfig>>,
     /// Ticks to join a leader: `initLimit`.
     pub init_limit: u32,
     /// Ticks to lag behind one: `syncLimit`.
@@ -84,6 +86,8 @@ pub struct EnsembleSettings {
     pub leader_serves: bool,
     /// `zookeeper.forceSnapshotSync`.
     pub force_snapshot: bool,
+    /// Times of elections.
+    pub timing: Timing,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
     /// `snapshotSizeFactor` times the newest snapshot's size.
     pub log_sync_bytes: u64,
@@ -92,11 +96,11 @@ pub struct EnsembleSettings {
 impl EnsembleSettings {
     /// A member with Java's defaults.
     #[must_use]
-    pub fn standard(me: ServerId, config: Bytes, version: Zxid) -> EnsembleSettings {
+    pub fn standard(me: ServerId, config: Arc<EnsembleConfig>) -> EnsembleSettings {
         EnsembleSettings {
             me,
             observer: false,
-            committed: (config, version),
+            committed: config,
             seen: None,
             init_limit: 10,
             sync_limit: 5,
@@ -109,6 +113,7 @@ impl EnsembleSettings {
             read_only: false,
             leader_serves: true,
             force_snapshot: false,
+            timing: Timing::DEFAULT,
             log_sync_bytes: 64 << 20,
         }
     }

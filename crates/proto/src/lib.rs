@@ -11,6 +11,7 @@
 pub mod acl;
 pub mod address;
 pub mod codes;
+pub mod ensemble;
 pub mod frame;
 pub mod ids;
 pub mod path;
@@ -25,6 +26,7 @@ pub mod wire;
 pub use acl::{Acl, AclList};
 pub use address::HostPort;
 pub use codes::{ErrorCode, EventType, OpCode, perms};
+pub use ensemble::{EnsembleConfig, Member, MemberRole};
 pub use ids::{Epoch, Round, ServerId, SessionId, Xid, Zxid};
 pub use peer::PeerPacket;
 pub use reply::{Names, OpResult, Reply, ReplyHeader, WatcherEvent};

@@ -165,6 +165,7 @@ impl Life {
             // From here on clients may know of it.
             let status = self.node.status();
             let last = status.last_zxid;
+            assert!(status.last_logged >= last, "what is applied was logged");
             self.told.acknowledged = last;
             let summary = (status.digest, status.znodes, status.ephemerals, status.sessions);
             self.told.states.insert(last, summary);

@@ -10,7 +10,7 @@ use oxkeeper_node::{LoadError, Loader, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
     Candidate, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader, SnapshotTail,
-    StorageError, Tear, candidates,
+    StorageError, Tear, candidates, newest_named,
 };
 use tracing::{error, info, warn};
 
@@ -85,6 +85,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
         error!("Digests are not matching after {digest_mismatches} of {replayed} transactions");
     }
     let tear = reader.tear().cloned();
+    check_reached(dirs, tree.last_zxid())?;
     let log_end = reader.end().map(|(path, end)| (path.to_owned(), end));
     let orphans = tree.drop_orphans();
     if orphans > 0 {
@@ -95,6 +96,22 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
     }
     info!("{replayed} txns loaded in {} ms", started.elapsed().as_millis());
     Ok(Recovered { tree, snapshot, replayed, digest_mismatches, tear, log_end })
+}
+
+/// Refuses if a snapshot says by its name that the state was once newer than all that could be read: what came between
+/// is nowhere else.
+fn check_reached(dirs: &Directories, last: Zxid) -> Result<(), StorageError> {
+    match newest_named(&*dirs.disk, &dirs.snapshots)? {
+        Some((newest, len)) if newest.zxid > last => Err(StorageError::Damaged {
+            path: newest.path,
+            offset: len,
+            what: format!(
+                "the file is no whole snapshot, and what else is there ends at {last}, so acknowledged transactions \
+                 would be lost. Restore it from a backup, or remove it to go on without them"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The tree of the newest snapshot that can be read, its zxid, and up to where it may already be newer.
@@ -121,6 +138,10 @@ fn newest_tree(
         )));
     }
     if dirs.has_logs()? && !options.trust_empty {
+        if let Some((newest, len)) = newest_named(&*dirs.disk, &dirs.snapshots)? {
+            let what = "the file does not end as a snapshot does, and the log entries need one".to_owned();
+            return Err(StorageError::Damaged { path: newest.path, offset: len, what });
+        }
         return Err(StorageError::Refused(format!(
             "No snapshot found, but there are log entries. Something is broken! Restore a snapshot into {}, or set \
              zookeeper.snapshot.trust.empty=true if there never was one",
@@ -168,14 +189,21 @@ pub fn load_snapshot(
         LoadError::TtlNotEnabled { .. } => StorageError::Refused(error.to_string()),
         other => StorageError::Damaged { path: candidate.path.clone(), offset: 0, what: other.to_string() },
     };
+    let mut loaded = Ok(());
     while let Some(item) = reader.next_item()? {
-        match item {
-            SnapshotItem::Session(id, timeout_ms) => loader.session(SessionId(id.0), timeout_ms),
-            SnapshotItem::Acl(id, encoded) => loader.acl(id, encoded).map_err(refused)?,
-            SnapshotItem::Node { path, data, acl, stat } => {
-                loader.node(&String::from_utf8_lossy(path), data, acl, stat).map_err(refused)?;
+        loaded = match (loaded, item) {
+            // Damage may look like anything, so what is said of it comes after the seals are found right.
+            (Err(error), _) => Err(error),
+            (Ok(()), SnapshotItem::Session(id, timeout_ms)) => {
+                loader.session(SessionId(id.0), timeout_ms);
+                Ok(())
             }
-        }
+            (Ok(()), SnapshotItem::Acl(id, encoded)) => loader.acl(id, encoded),
+            (Ok(()), SnapshotItem::Node { path, data, acl, stat }) => {
+                loader.node(&String::from_utf8_lossy(path), data, acl, stat)
+            }
+        };
     }
+    loaded.map_err(refused)?;
     Ok((loader.finish(candidate.zxid), reader.tail()))
 }

@@ -112,7 +112,13 @@ const PATIENCE: Nanos = 4 * SECOND;
 impl Client {
     /// A client that will look for its first server when it is told to.
     #[must_use]
-    pub fn new(index: usize, servers: usize, habits: Habits, workload: Workload, mut chance: Chance) -> Client {
+    pub fn new(
+        index: usize,
+        servers: usize,
+        habits: Habits,
+        workload: Workload,
+        mut chance: Chance,
+    ) -> Client {
         let server = chance.index(servers);
         Client {
             index,
@@ -174,7 +180,9 @@ impl Client {
     pub fn describe(&self) -> String {
         let Client { index, phase, session, in_flight, server, dead, .. } = self;
         let waits = in_flight.len();
-        format!("client {index} {phase:?} session {session} at server {server}, waits for {waits}, dead {dead}")
+        format!(
+            "client {index} {phase:?} session {session} at server {server}, waits for {waits}, dead {dead}"
+        )
     }
 
     /// Something that it does at its own time.
@@ -310,7 +318,8 @@ impl Client {
         }
         let is_new = self.session == SessionId::NONE;
         if !is_new && response.session_id != self.session {
-            let what = format!("client {} took up {} and got {}", self.index, self.session, response.session_id);
+            let what =
+                format!("client {} took up {} and got {}", self.index, self.session, response.session_id);
             return stage.violate(15, what);
         }
         let Phase::Greeting(link) = self.phase else { return };
@@ -374,8 +383,7 @@ impl Client {
         };
         if header.zxid.0 > 0 {
             if header.zxid < self.last_zxid {
-                let what =
-                    format!("session {} sees {} after {}", self.session, header.zxid, self.last_zxid);
+                let what = format!("session {} sees {} after {}", self.session, header.zxid, self.last_zxid);
                 return stage.violate(15, what);
             }
             self.last_zxid = header.zxid;
@@ -387,7 +395,8 @@ impl Client {
             return self.noticed(stage, header.zxid, &event);
         }
         let Some(index) = self.in_flight.pop_front() else {
-            return stage.violate(15, format!("client {} waits for nothing and is told {header:?}", self.index));
+            return stage
+                .violate(15, format!("client {} waits for nothing and is told {header:?}", self.index));
         };
         let Some(call) = stage.history.calls.get(index) else { return };
         if call.xid != header.xid.0 {
@@ -402,7 +411,10 @@ impl Client {
             self.workload.answered(request, &told);
         }
         stage.trace.note(now, || {
-            format!("client {} <- {} {:?} at {} for {request:?}", self.index, header.xid.0, header.err, header.zxid)
+            format!(
+                "client {} <- {} {:?} at {} for {request:?}",
+                self.index, header.xid.0, header.err, header.zxid
+            )
         });
         stage.history.settle(index, Outcome::Told(told));
         stage.see(self.index, self.conn, Seen::Reply(index));
@@ -477,7 +489,9 @@ impl Client {
             out.extend_from_slice(&body);
         });
         let now = stage.queue.now();
-        stage.trace.note(now, || format!("client {} -> {xid} to server {} {request:?}", self.index, self.server));
+        stage
+            .trace
+            .note(now, || format!("client {} -> {xid} to server {} {request:?}", self.index, self.server));
         let call = Call {
             client: self.index,
             conn: self.conn,
@@ -526,8 +540,11 @@ impl Wanted {
         match request {
             Request::GetData { path: at, watch: true } if err.is_ok() => self.data.insert(path(at)),
             Request::Exists { path: at, watch: true } if err.is_ok() => self.data.insert(path(at)),
-            Request::Exists { path: at, watch: true } if err == ErrorCode::NONODE => self.exist.insert(path(at)),
-            Request::GetChildren { path: at, watch: true } | Request::GetChildren2 { path: at, watch: true }
+            Request::Exists { path: at, watch: true } if err == ErrorCode::NONODE => {
+                self.exist.insert(path(at))
+            }
+            Request::GetChildren { path: at, watch: true }
+            | Request::GetChildren2 { path: at, watch: true }
                 if err.is_ok() =>
             {
                 self.child.insert(path(at))
@@ -553,7 +570,11 @@ impl Wanted {
                 &mut self.recursive,
             ],
         };
-        sets.iter_mut().fold(false, |any, set| set.remove(path) || any)
+        let mut any = false;
+        for set in sets {
+            any |= set.remove(path);
+        }
+        any
     }
 
     /// An event uses up the one-shot watches that it answers.

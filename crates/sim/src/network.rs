@@ -463,7 +463,7 @@ impl Network {
         }
     }
 
-    /// Sends what was held up and need not be any more.
+    /// Delivers what was held up and need not be any more, at once: it comes before what is on its way.
     fn release(&mut self, queue: &mut Queue<Event>) {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
@@ -476,7 +476,7 @@ impl Network {
                 }
                 let held = std::mem::take(&mut pipe.held);
                 for packet in held {
-                    self.post(queue, id, side, packet);
+                    self.deliver(queue, id, side.other(), packet);
                 }
             }
         }
@@ -573,6 +573,21 @@ mod tests {
         assert_eq!(bytes_of(&pair.run(3 * SECOND)), b"other way");
         pair.net.unblock(&mut pair.queue, A, B, Port::Client);
         assert_eq!(bytes_of(&pair.run(4 * SECOND)), b"held");
+    }
+
+    #[test]
+    fn what_was_held_comes_before_what_was_on_its_way_when_the_block_ended() {
+        for seed in 0..50 {
+            let mut pair = Pair::new(seed);
+            let id = pair.net.dial(&mut pair.queue, A, B, Port::Client);
+            pair.run(SECOND);
+            pair.net.stall(&mut pair.queue, id, Side::Dialler, true);
+            pair.net.send(&mut pair.queue, id, Side::Dialler, b"one ");
+            assert_eq!(bytes_of(&pair.run(2 * SECOND)), b"");
+            pair.net.send(&mut pair.queue, id, Side::Dialler, b"two");
+            pair.net.stall(&mut pair.queue, id, Side::Dialler, false);
+            assert_eq!(bytes_of(&pair.run(4 * SECOND)), b"one two");
+        }
     }
 
     #[test]

@@ -202,7 +202,8 @@ impl Workload {
     }
 
     fn multi(&mut self, chance: &mut Chance) -> Encoded {
-        let len = 1 + chance.index(if chance.happens(0.1) { 40 } else { 5 });
+        let most = if chance.happens(0.1) { 40 } else { 5 };
+        let len = 1 + chance.index(most);
         let datas: Vec<Vec<u8>> = (0..len).map(|_| self.value(chance)).collect();
         if chance.happens(0.15) {
             let reads = (0..len).map(|_| {
@@ -342,11 +343,7 @@ impl Workload {
             2 | 3 => {
                 let ttl = i64::try_from(chance.within(1..40_000)).unwrap_or(1);
                 let flags = if chance.happens(0.3) { 6 } else { 5 };
-                encoded(&Request::Create(Create {
-                    op: OpCode::CreateTtl,
-                    ttl,
-                    ..create(&path, b"t", flags)
-                }))
+                encoded(&Request::Create(Create { op: OpCode::CreateTtl, ttl, ..create(&path, b"t", flags) }))
             }
             4 | 5 => encoded(&Request::Create(create(&below, b"", 0))),
             6 => encoded(&Request::Delete { path: below.into(), version: -1 }),
@@ -394,6 +391,13 @@ impl Workload {
             && let Request::SetData { path, .. } | Request::Delete { path, .. } = request
         {
             self.versions.remove(&**path);
+        }
+        if told.err == ErrorCode::NONODE
+            && let Request::SetData { path, .. } | Request::GetData { path, .. } = request
+            && REGISTERS.contains(&&**path)
+        {
+            // Somebody has removed it: somebody makes it again.
+            self.next.push_back(encoded(&Request::Create(create(path, b"again", 0))));
         }
         if !told.err.is_ok() {
             return;

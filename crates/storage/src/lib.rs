@@ -27,6 +27,6 @@ pub use names::Compression;
 pub use reserve::make_reserve;
 #[cfg(any(test, feature = "sim-disk"))]
 pub use simdisk::{Aftermath, Fault, SimDisk};
-pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates};
+pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates, newest_named};
 pub use snapwrite::SnapshotWriter;
 pub use txnlog::{LogOptions, SnapshotTrigger, TxnLog, prepare};

@@ -56,6 +56,8 @@ pub struct LogReader {
     current: Option<Scan>,
     last: Option<Zxid>,
     tear: Option<Tear>,
+    /// Where an earlier file broke off, and why: to blame if the next one does not go on from there.
+    broken_off: Option<(Tear, String)>,
     /// The last file that was read to its end, and where its records end.
     end: Option<(PathBuf, u64)>,
 }
@@ -81,7 +83,17 @@ impl LogReader {
         let newest_before = logs.iter().rposition(|(first, _)| *first <= after).unwrap_or(0);
         let mut files = logs.split_off(newest_before);
         files.reverse();
-        Ok(LogReader { disk, limits, after, files, current: None, last: None, tear: None, end: None })
+        Ok(LogReader {
+            disk,
+            limits,
+            after,
+            files,
+            current: None,
+            last: None,
+            tear: None,
+            broken_off: None,
+            end: None,
+        })
     }
 
     /// Where the log was found torn, once everything is read. The tear must be cut before Java starts on it.
@@ -138,6 +150,8 @@ impl LogReader {
                             tear.offset
                         );
                         self.tear = Some(tear);
+                    } else {
+                        self.broken_off = Some((tear, what));
                     }
                     self.current = None;
                 }
@@ -172,11 +186,12 @@ impl LogReader {
         if follows {
             return Ok(());
         }
-        let (path, offset) = match &self.current {
-            Some(scan) => (scan.path.clone(), scan.record_at),
-            None => (PathBuf::new(), 0),
+        let gap = format!("transaction {zxid} follows {before}: transactions between them are missing");
+        let (path, offset, what) = match (&self.broken_off, &self.current) {
+            (Some((tear, what)), _) => (tear.path.clone(), tear.offset, format!("{what}, and {gap}")),
+            (None, Some(scan)) => (scan.path.clone(), scan.record_at, gap),
+            (None, None) => (PathBuf::new(), 0, gap),
         };
-        let what = format!("transaction {zxid} follows {before}: transactions between them are missing");
         Err(StorageError::damaged(&path, offset, what))
     }
 }
@@ -512,7 +527,10 @@ mod tests {
         assert_eq!(read(&disk, 0).unwrap().0, [1, 2, 3, 4, 5]);
         edit(&disk, "log.1", |bytes| bytes.truncate(16 + 53 + 20));
         let error = read(&disk, 0).unwrap_err().to_string();
-        assert!(error.contains("0x4 follows 0x1"), "{error}");
+        assert!(
+            error.contains("log.1 is damaged at offset 69") && error.contains("0x4 follows 0x1"),
+            "{error}"
+        );
     }
 
     #[test]

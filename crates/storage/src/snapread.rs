@@ -83,6 +83,19 @@ pub fn candidates(disk: &dyn Disk, dir: &Path) -> Result<Vec<Candidate>, Storage
     Ok(all)
 }
 
+/// The newest file that is called a snapshot, whatever is in it, and its length in bytes.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn newest_named(disk: &dyn Disk, dir: &Path) -> Result<Option<(Candidate, u64)>, StorageError> {
+    let entries = disk.list(dir).map_err(|error| StorageError::io("listing", dir, error))?;
+    let named = entries.iter().filter_map(|entry| {
+        let (zxid, compression) = names::parse_snapshot(&entry.name)?;
+        Some((Candidate { zxid, compression, path: dir.join(&entry.name) }, entry.len))
+    });
+    Ok(named.max_by_key(|(candidate, _)| candidate.zxid))
+}
+
 /// A cheap look: the end mark of a plain file, the magic of a packed one.
 fn looks_complete(disk: &dyn Disk, candidate: &Candidate) -> bool {
     let Ok(file) = disk.open_to_read(&candidate.path) else { return false };

@@ -1,7 +1,9 @@
 //! Durable work: what a server must have on its disk before it may say certain things.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use oxkeeper_proto::{Epoch, Zxid};
+use oxkeeper_proto::{EnsembleConfig, Epoch, Zxid};
 
 /// The driver's name for a connection of the quorum port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,9 +50,7 @@ pub enum Durable {
     Config {
         /// Whether it is in force.
         committed: bool,
-        /// Its version.
-        version: Zxid,
-        /// Its text, with the line that names the version.
-        text: Bytes,
+        /// It.
+        config: Arc<EnsembleConfig>,
     },
 }

@@ -1,0 +1,558 @@
+//! One server's part in the agreement of an ensemble: it looks for a leader, then leads or learns, then looks again.
+//!
+//! Everything that happens is told by a method that takes the time; what is to be done about it gathers in order and
+//! is fetched by [`Agreement::next_action`]. Roles are consumed when they end. Between two roles the log is drained and
+//! the state fast-forwarded to its end, so that a vote never offers less than was acknowledged, nor more than is durable.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::peer::notification::{Notification, ServerState};
+use oxkeeper_proto::{DecodeError, EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
+
+use crate::common::{Action, Common, Leave, Limits};
+use crate::durable::{LinkId, Proposal, Ticket};
+use crate::election::{self, Candidate, Election, Timing};
+use crate::history::History;
+use crate::leader::{Leader, Syncer};
+use crate::learner::Learner;
+use crate::quorum::Quorums;
+use crate::vote::Vote;
+
+/// What a server brings with it.
+#[derive(Debug)]
+pub struct Setup {
+    /// Its number.
+    pub me: ServerId,
+    /// Whether it was told to observe, for configurations that do not have it.
+    pub observes: bool,
+    /// The configuration in force.
+    pub committed: Arc<EnsembleConfig>,
+    /// The one last seen, if that is another.
+    pub seen: Option<Arc<EnsembleConfig>>,
+    /// Whether configurations may change.
+    pub reconfig: bool,
+    /// Times.
+    pub limits: Limits,
+    /// Times of elections.
+    pub timing: Timing,
+    /// The highest epoch promised.
+    pub accepted: Epoch,
+    /// The epoch of the leader whose history is in the log.
+    pub current: Epoch,
+    /// The newest transaction in the log, or of the snapshot if that is newer.
+    pub last: Zxid,
+    /// The newest transactions of the log.
+    pub recent: Vec<Proposal>,
+    /// Whether its data were lost.
+    pub emptied: bool,
+    /// Whether learners always get a snapshot.
+    pub force_snapshot: bool,
+    /// Whether the log may be read for learners.
+    pub may_read_log: bool,
+    /// Another number at each start.
+    pub seed: u64,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// The last role is over; what was handed to the disk is waited for, and perhaps the state read again.
+    Between {
+        reload: bool,
+        task: Option<u64>,
+        handed_over: Option<(ServerId, Zxid)>,
+    },
+    Looking,
+    Leading(Box<Leader>),
+    Learning(Box<Learner>),
+}
+
+/// A server's part in the agreement.
+#[derive(Debug)]
+pub struct Agreement {
+    cx: Common,
+    election: Election,
+    election_out: Vec<election::Output>,
+    told: (Zxid, Zxid),
+    role: Role,
+}
+
+impl Agreement {
+    /// A server that looks for a leader from [`Agreement::start`] on.
+    #[must_use]
+    pub fn new(setup: Setup) -> Agreement {
+        let seen = setup.seen.clone().filter(|seen| setup.reconfig && seen.version > setup.committed.version);
+        let settings = election::Settings {
+            me: setup.me,
+            timing: setup.timing,
+            reconfig: setup.reconfig,
+            seed: setup.seed,
+        };
+        let election = Election::new(settings, Arc::clone(&setup.committed), seen.clone());
+        let seen = seen.unwrap_or_else(|| Arc::clone(&setup.committed));
+        let cx = Common {
+            me: setup.me,
+            told_to_observe: setup.observes,
+            limits: setup.limits,
+            accepted: setup.accepted.max(setup.current),
+            current: setup.current,
+            quorums: Arc::new(Quorums::new(&setup.committed, Some(&seen))),
+            committed: setup.committed,
+            seen,
+            reconfig: setup.reconfig,
+            history: History::new(setup.recent),
+            last_logged: setup.last,
+            last_applied: setup.last,
+            emptied: setup.emptied && !is(Fault::WipedVotes),
+            force_snapshot: setup.force_snapshot,
+            may_read_log: setup.may_read_log,
+            ticket: Ticket(0),
+            persisted: Ticket(0),
+            tasks: 0,
+            now_ms: 0,
+            out: VecDeque::new(),
+        };
+        let told = (cx.committed.version, cx.seen.version);
+        let role = Role::Between { reload: false, task: None, handed_over: None };
+        Agreement { cx, election, election_out: Vec::new(), told, role }
+    }
+
+    /// Begins to look for a leader.
+    pub fn start(&mut self, now_ms: i64) {
+        self.enter(now_ms, |_, _| Ok(()));
+        self.after_drain();
+        self.settle();
+    }
+
+    /// The next thing to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.cx.out.pop_front()
+    }
+
+    /// Another server votes, or sends what makes no sense.
+    pub fn notification(&mut self, now_ms: i64, from: ServerId, message: Result<Notification, DecodeError>) {
+        self.cx.now_ms = now_ms;
+        self.elect(election::Input::Received { from, message });
+        self.settle();
+    }
+
+    /// A link is open: ours to a leader if it has the number of a dial.
+    pub fn link_opened(&mut self, now_ms: i64, link: LinkId, dial: Option<u64>) {
+        self.enter(now_ms, |role, cx| {
+            match (role, dial) {
+                (Role::Leading(leader), None) => leader.link_opened(cx, link),
+                (Role::Learning(learner), Some(dial)) => learner.link_opened(cx, link, dial),
+                _ => cx.out.push_back(Action::Close(link)),
+            }
+            Ok(())
+        });
+    }
+
+    /// A dial came to nothing.
+    pub fn dial_failed(&mut self, now_ms: i64, dial: u64) {
+        self.enter(now_ms, |role, cx| match role {
+            Role::Learning(learner) => learner.dial_failed(cx, dial),
+            _ => Ok(()),
+        });
+    }
+
+    /// A link is gone.
+    pub fn link_closed(&mut self, now_ms: i64, link: LinkId) {
+        self.enter(now_ms, |role, cx| match role {
+            Role::Leading(leader) => {
+                leader.link_closed(cx, link);
+                Ok(())
+            }
+            Role::Learning(learner) => learner.link_closed(link),
+            _ => Ok(()),
+        });
+    }
+
+    /// A packet came. `config` is what the transaction in it changes, if that is a reconfiguration.
+    pub fn packet(
+        &mut self,
+        now_ms: i64,
+        link: LinkId,
+        packet: PeerPacket,
+        config: Option<Arc<EnsembleConfig>>,
+    ) {
+        self.enter(now_ms, |role, cx| match role {
+            Role::Leading(leader) => leader.packet(cx, link, packet),
+            Role::Learning(learner) => learner.packet(cx, link, packet, config),
+            _ => Ok(()),
+        });
+    }
+
+    /// Everything up to this ticket is durable.
+    pub fn persisted(&mut self, now_ms: i64, ticket: Ticket) {
+        self.cx.persisted(ticket);
+        self.enter(now_ms, |role, cx| match role {
+            Role::Leading(leader) => leader.persisted(cx),
+            Role::Learning(learner) => learner.persisted(cx),
+            _ => Ok(()),
+        });
+        self.after_drain();
+        self.settle();
+    }
+
+    /// The log was read for a learner.
+    pub fn log_read(&mut self, now_ms: i64, task: u64, records: Option<&[Proposal]>) {
+        self.enter(now_ms, |role, cx| {
+            if let Role::Leading(leader) = role {
+                leader.log_read(cx, task, records);
+            }
+            Ok(())
+        });
+    }
+
+    /// Whether the state that a reload has read is the one that is waited for.
+    #[must_use]
+    pub fn awaits_reload(&self, task: u64) -> bool {
+        match &self.role {
+            Role::Between { task: awaited, .. } => *awaited == Some(task),
+            Role::Learning(learner) => learner.awaits_reload(task),
+            _ => false,
+        }
+    }
+
+    /// The state was read from the disk again: its last transaction and the newest of its log.
+    pub fn reloaded(&mut self, now_ms: i64, task: u64, last: Zxid, recent: Vec<Proposal>) {
+        if let Role::Between { reload, task: awaited, .. } = &mut self.role
+            && *awaited == Some(task)
+        {
+            (*reload, *awaited) = (false, None);
+            self.cx.history = History::new(recent);
+            (self.cx.last_logged, self.cx.last_applied) = (last, last);
+            self.cx.now_ms = now_ms;
+            self.after_drain();
+            return self.settle();
+        }
+        self.enter(now_ms, |role, cx| match role {
+            Role::Learning(learner) => learner.reloaded(cx, task, last, recent),
+            _ => Ok(()),
+        });
+    }
+
+    /// A snapshot of everything up to `zxid` begins for a learner.
+    pub fn snapshot_begins(&mut self, link: LinkId, zxid: Zxid) {
+        if let Role::Leading(leader) = &mut self.role {
+            leader.snapshot_begins(&mut self.cx, link, zxid);
+        }
+    }
+
+    /// The last byte of a learner's snapshot is on its way.
+    pub fn snapshot_sent(&mut self, link: LinkId) {
+        if let Role::Leading(leader) = &mut self.role {
+            leader.snapshot_sent(&self.cx, link);
+        }
+    }
+
+    /// Whether a part of a snapshot on this link is wanted; notes that something came.
+    pub fn takes_snapshot(&mut self, now_ms: i64, link: LinkId) -> bool {
+        self.cx.now_ms = now_ms;
+        match &mut self.role {
+            Role::Learning(learner) if learner.loads_from(link) => {
+                learner.heard(&self.cx);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A snapshot is complete, and is the state now.
+    pub fn snapshot_loaded(&mut self, now_ms: i64) {
+        self.enter(now_ms, |role, cx| {
+            if let Role::Learning(learner) = role {
+                learner.loaded(cx);
+            }
+            Ok(())
+        });
+    }
+
+    /// A snapshot that comes, or one that was to be written to the disk for good, came to nothing.
+    pub fn snapshot_broken(&mut self, now_ms: i64, reason: &str) {
+        self.enter(now_ms, |role, _| match role {
+            Role::Learning(learner) if learner.has_snapshot_under_way() => Err(Leave::because(reason)),
+            _ => Ok(()),
+        });
+    }
+
+    /// Leaves the present role.
+    pub fn resign(&mut self, now_ms: i64, reason: &str) {
+        self.enter(now_ms, |role, _| match role {
+            Role::Leading(_) | Role::Learning(_) => Err(Leave::because(reason)),
+            _ => Ok(()),
+        });
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ms: i64) {
+        self.enter(now_ms, |role, cx| match role {
+            Role::Leading(leader) => leader.tick(cx),
+            Role::Learning(learner) => learner.tick(cx),
+            _ => Ok(()),
+        });
+        self.elect(election::Input::Tick);
+        self.settle();
+    }
+
+    /// When the time must be told at the latest.
+    #[must_use]
+    pub fn deadline_ms(&self) -> i64 {
+        let role = match &self.role {
+            Role::Leading(leader) => leader.deadline_ms(),
+            Role::Learning(learner) => learner.deadline_ms(&self.cx),
+            Role::Looking | Role::Between { .. } => i64::MAX,
+        };
+        let election = self.election.deadline();
+        role.min(election.map_or(i64::MAX, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// The zxid of the next proposal; `None` unless this server leads and serves, or if the counter is used up.
+    #[must_use]
+    pub fn next_zxid(&self) -> Option<Zxid> {
+        match &self.role {
+            Role::Leading(leader) if leader.is_active() => leader.next_zxid(),
+            _ => None,
+        }
+    }
+
+    /// Offers a transaction, as the leader.
+    ///
+    /// # Panics
+    /// If its zxid is not [`Agreement::next_zxid`].
+    pub fn propose(&mut self, proposal: Proposal, reconfiguration: Option<Arc<EnsembleConfig>>) {
+        match &mut self.role {
+            Role::Leading(leader) => leader.propose(&mut self.cx, proposal, reconfiguration),
+            _ => panic!("{} proposed by a server that does not lead", proposal.zxid),
+        }
+        self.settle();
+    }
+
+    /// Asks, as the leader, to be told by [`Action::SyncDone`] when everything that is offered now is final and this
+    /// server has proved that it still led.
+    pub fn sync_here(&mut self, number: u64) {
+        if let Role::Leading(leader) = &mut self.role {
+            leader.sync(&mut self.cx, Syncer::Here(number));
+        }
+    }
+
+    /// The same for a learner, which is sent `Sync`.
+    pub fn sync_learner(&mut self, link: LinkId) {
+        if let Role::Leading(leader) = &mut self.role {
+            leader.sync(&mut self.cx, Syncer::Learner(link));
+        }
+    }
+
+    /// Sends a packet to the leader, if this server follows one and serves.
+    pub fn send_to_leader(&mut self, packet: PeerPacket) -> bool {
+        let Role::Learning(learner) = &self.role else { return false };
+        let Some(link) = learner.serving_link() else { return false };
+        self.cx.send(link, packet);
+        true
+    }
+
+    /// Sends a packet to a learner.
+    pub fn send_to_learner(&mut self, link: LinkId, packet: PeerPacket) {
+        self.cx.send(link, packet);
+    }
+
+    /// What this server is doing.
+    #[must_use]
+    pub fn state(&self) -> ServerState {
+        match &self.role {
+            Role::Leading(_) => ServerState::Leading,
+            Role::Learning(learner) if learner.observes() => ServerState::Observing,
+            Role::Learning(_) => ServerState::Following,
+            Role::Looking | Role::Between { .. } => ServerState::Looking,
+        }
+    }
+
+    /// Whether this server serves clients.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        match &self.role {
+            Role::Leading(leader) => leader.is_active(),
+            Role::Learning(learner) => learner.is_serving(),
+            _ => false,
+        }
+    }
+
+    /// Whom it follows; itself if it leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<ServerId> {
+        match &self.role {
+            Role::Leading(_) => Some(self.cx.me),
+            Role::Learning(learner) => Some(learner.leader()),
+            _ => None,
+        }
+    }
+
+    /// Of a leader: voting learners that are level, and all that are.
+    #[must_use]
+    pub fn learners(&self) -> (usize, usize) {
+        match &self.role {
+            Role::Leading(leader) => leader.learners(&self.cx),
+            _ => (0, 0),
+        }
+    }
+
+    /// Of a leader: whether the voters of a configuration that are connected and in step are a quorum of it.
+    #[must_use]
+    pub fn has_quorum_of(&self, config: &EnsembleConfig) -> bool {
+        match &self.role {
+            Role::Leading(leader) => leader.has_quorum_of(&self.cx, config),
+            _ => false,
+        }
+    }
+
+    /// Number of transactions offered that are not final.
+    #[must_use]
+    pub fn outstanding_len(&self) -> usize {
+        match &self.role {
+            Role::Leading(leader) => leader.outstanding_len(),
+            _ => 0,
+        }
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn committed(&self) -> &Arc<EnsembleConfig> {
+        &self.cx.committed
+    }
+
+    /// The configuration last seen.
+    #[must_use]
+    pub fn seen(&self) -> &Arc<EnsembleConfig> {
+        &self.cx.seen
+    }
+
+    /// The highest epoch promised, and the epoch whose history is in the log.
+    #[must_use]
+    pub fn epochs(&self) -> (Epoch, Epoch) {
+        (self.cx.accepted, self.cx.current)
+    }
+
+    /// The newest transaction handed to the log.
+    #[must_use]
+    pub fn last_logged(&self) -> Zxid {
+        self.cx.last_logged
+    }
+
+    /// Does something in the present role, and ends the role if that says so.
+    fn enter(&mut self, now_ms: i64, act: impl FnOnce(&mut Role, &mut Common) -> Result<(), Leave>) {
+        self.cx.now_ms = now_ms;
+        if let Err(leave) = act(&mut self.role, &mut self.cx) {
+            self.end_role(leave);
+        }
+        self.settle();
+    }
+
+    /// Ends the role. What is in the log is the state from now on, agreed or not: it is what this server votes with.
+    fn end_role(&mut self, leave: Leave) {
+        tracing::info!("{:?} is over: {}", self.state(), leave.reason);
+        let over = Role::Between { reload: false, task: None, handed_over: leave.handed_over };
+        let (tail, reload) = match std::mem::replace(&mut self.role, over) {
+            Role::Leading(leader) => (leader.end(&mut self.cx), false),
+            Role::Learning(learner) => learner.end(&mut self.cx),
+            Role::Looking | Role::Between { .. } => (Vec::new(), false),
+        };
+        self.cx.out.push_back(Action::Ended);
+        if is(Fault::UncommittedKept) {
+            self.cx.last_logged = self.cx.last_applied;
+        } else {
+            tail.into_iter().for_each(|proposal| self.cx.apply(proposal));
+        }
+        if let Role::Between { reload: needed, .. } = &mut self.role {
+            *needed = reload;
+        }
+        self.after_drain();
+    }
+
+    /// Between two roles: goes on once the disk has everything, and the state is that of the disk.
+    fn after_drain(&mut self) {
+        let Role::Between { reload, task, handed_over } = &mut self.role else { return };
+        if !self.cx.is_drained() || task.is_some() {
+            return;
+        }
+        if *reload {
+            let number = self.cx.next_task();
+            *task = Some(number);
+            return self.cx.out.push_back(Action::Reload { task: number });
+        }
+        let handed_over = *handed_over;
+        self.role = Role::Looking;
+        self.cx.out.push_back(Action::Looking);
+        let candidate =
+            Candidate { zxid: self.cx.last_logged, epoch: self.cx.current, emptied: self.cx.emptied };
+        match handed_over {
+            Some((leader, zxid)) if self.cx.committed.is_voter(leader) => {
+                let state = self.state_under(leader);
+                self.elect(election::Input::HandedOver { state, vote: Vote::handed_over(leader, zxid) });
+                self.take_role(leader);
+            }
+            _ => self.elect(election::Input::Look(candidate)),
+        }
+    }
+
+    fn state_under(&self, leader: ServerId) -> ServerState {
+        if leader == self.cx.me {
+            ServerState::Leading
+        } else if self.cx.observes() {
+            ServerState::Observing
+        } else {
+            ServerState::Following
+        }
+    }
+
+    fn take_role(&mut self, leader: ServerId) {
+        self.role = if leader == self.cx.me {
+            Role::Leading(Box::new(Leader::new(&mut self.cx)))
+        } else {
+            Role::Learning(Box::new(Learner::new(&mut self.cx, leader)))
+        };
+    }
+
+    fn elect(&mut self, input: election::Input) {
+        let now = Duration::from_millis(u64::try_from(self.cx.now_ms).unwrap_or(0));
+        self.election.step(now, input, &mut self.election_out);
+    }
+
+    /// Lets election and configurations follow what has happened.
+    fn settle(&mut self) {
+        loop {
+            let versions = (self.cx.committed.version, self.cx.seen.version);
+            if versions != self.told {
+                self.told = versions;
+                let (committed, seen) = (Arc::clone(&self.cx.committed), Some(Arc::clone(&self.cx.seen)));
+                self.elect(election::Input::Configured { committed, seen });
+            }
+            if self.is_serving()
+                && self.election.vote().is_some_and(|vote| vote.peer_epoch != self.cx.current)
+            {
+                self.elect(election::Input::Serving(self.cx.current));
+            }
+            let outputs = std::mem::take(&mut self.election_out);
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                match output {
+                    election::Output::Send { to, notification } => {
+                        self.cx.out.push_back(Action::Notify(to, notification));
+                    }
+                    election::Output::Adopt(config) => self.cx.activate(&config),
+                    election::Output::Decided(decision) if matches!(self.role, Role::Looking) => {
+                        // Whoever helped to elect was counted: every voter was as empty.
+                        let counted: &BTreeSet<ServerId> = &decision.supporters;
+                        self.cx.emptied &= !(decision.is_new && counted.contains(&self.cx.me));
+                        self.take_role(decision.vote.leader);
+                    }
+                    election::Output::Decided(_) | election::Output::Disloyal(_) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a server of an ensemble keeps whatever its role, and what it asks of those around it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use oxkeeper_proto::peer::notification::Notification;
+use oxkeeper_proto::peer::{ForwardedRequest, PeerPacket};
+use oxkeeper_proto::{EnsembleConfig, Epoch, ServerId, SessionId, Zxid};
+
+use crate::durable::{Durable, LinkId, Proposal, Ticket};
+use crate::history::History;
+use crate::quorum::{Oracle, Quorums};
+
+/// The times that an ensemble goes by, in ms.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The unit: `tickTime`.
+    pub tick_ms: i64,
+    /// Ticks to join a leader.
+    pub init: u32,
+    /// Ticks to lag behind one.
+    pub sync: u32,
+}
+
+impl Limits {
+    /// Time to connect, to agree on an epoch, and to be brought level, each.
+    #[must_use]
+    pub fn init_ms(&self) -> i64 {
+        self.tick_ms.saturating_mul(self.init.into())
+    }
+
+    /// Time that a server may be silent.
+    #[must_use]
+    pub fn sync_ms(&self) -> i64 {
+        self.tick_ms.saturating_mul(self.sync.into())
+    }
+}
+
+/// Something that is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send a vote.
+    Notify(ServerId, Notification),
+    /// Connect to the quorum port of a leader.
+    Dial {
+        /// Which.
+        server: ServerId,
+        /// The number of the attempt.
+        dial: u64,
+    },
+    /// Send a packet.
+    Send(LinkId, PeerPacket),
+    /// Close a link.
+    Close(LinkId),
+    /// Open or close the quorum port.
+    Listen(bool),
+    /// Make something durable.
+    Durable(Ticket, Durable),
+    /// Read the log from the newest transaction that is not after this one.
+    ReadLog {
+        /// The number, for the answer.
+        task: u64,
+        /// The transaction.
+        from: Zxid,
+    },
+    /// Forget the state and read it from the disk.
+    Reload {
+        /// The number, for the answer.
+        task: u64,
+    },
+    /// A configuration changed: the committed one, or the one last seen.
+    ConfigsChanged,
+    /// Stream a snapshot to this link; [`Agreement::snapshot_begins`](crate::Agreement::snapshot_begins) says when.
+    StreamSnapshot(LinkId),
+    /// A snapshot comes: prepare an empty state.
+    LoadSnapshot(Zxid),
+    /// Write the state that was loaded to the disk; its [`Durable::InstallSnapshot`] stands right behind.
+    InstallSnapshot(Zxid),
+    /// A transaction is final: apply it.
+    Apply(Proposal),
+    /// The same, but the snapshot that the state was loaded from may hold it already, in whole or in part.
+    ApplyOverSnapshot(Proposal),
+    /// The role is over: nobody is served any more.
+    Ended,
+    /// This server looks for a leader now, with all of its log in its state.
+    Looking,
+    /// This server leads: serve.
+    Lead(Epoch),
+    /// This server is level with its leader: serve.
+    Serve(Epoch),
+    /// A learner passes a request on.
+    Request(LinkId, ForwardedRequest),
+    /// A learner has heard of these sessions.
+    Touched(LinkId, Vec<(SessionId, i32)>),
+    /// A learner asks for a session.
+    Revalidate(LinkId, SessionId, i32),
+    /// The leader says whether a session lives.
+    Revalidated(SessionId, bool),
+    /// The leader asks whether this learner is there: answer with the sessions heard of.
+    Pinged(Zxid),
+    /// A learner's oldest sync is done.
+    Synced,
+    /// A sync of this leader's own is done.
+    SyncDone(u64),
+    /// A learner is gone: what it owned has no owner.
+    LearnerGone(LinkId),
+}
+
+/// A role is over, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leave {
+    pub(crate) reason: String,
+    /// The leader that a reconfiguration has named: no election is needed to follow it.
+    pub(crate) handed_over: Option<(ServerId, Zxid)>,
+}
+
+impl Leave {
+    pub(crate) fn because(reason: impl Into<String>) -> Leave {
+        Leave { reason: reason.into(), handed_over: None }
+    }
+}
+
+/// What a role works with.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// This server.
+    pub(crate) me: ServerId,
+    /// Whether it was told to observe; the configuration's word counts more.
+    pub(crate) told_to_observe: bool,
+    pub(crate) limits: Limits,
+    /// The highest epoch promised. In memory after it is on the disk, never before.
+    pub(crate) accepted: Epoch,
+    /// The epoch of the leader whose history is in the log.
+    pub(crate) current: Epoch,
+    pub(crate) committed: Arc<EnsembleConfig>,
+    pub(crate) seen: Arc<EnsembleConfig>,
+    /// What makes a quorum of the two.
+    pub(crate) quorums: Arc<Quorums>,
+    /// Whether configurations may change at all.
+    pub(crate) reconfig: bool,
+    pub(crate) history: History,
+    /// The newest transaction handed to the log.
+    pub(crate) last_logged: Zxid,
+    /// The newest transaction applied; (e, 0) once this server serves in epoch e.
+    pub(crate) last_applied: Zxid,
+    /// What this server may have acknowledged is lost: it does not count for electing before it was brought level once.
+    pub(crate) emptied: bool,
+    pub(crate) force_snapshot: bool,
+    pub(crate) may_read_log: bool,
+    pub(crate) ticket: Ticket,
+    pub(crate) persisted: Ticket,
+    pub(crate) tasks: u64,
+    pub(crate) now_ms: i64,
+    pub(crate) out: VecDeque<Action>,
+}
+
+impl Common {
+    /// Adds durable work; says which ticket to wait for.
+    pub(crate) fn durable(&mut self, work: Durable) -> Ticket {
+        self.ticket = self.ticket.next();
+        self.out.push_back(Action::Durable(self.ticket, work));
+        self.ticket
+    }
+
+    /// Hands a transaction to the log.
+    pub(crate) fn log(&mut self, proposal: Proposal) -> Ticket {
+        self.last_logged = proposal.zxid;
+        self.durable(Durable::Append(proposal))
+    }
+
+    /// Takes a configuration as the one last seen. Its file comes first, so whatever is durable after it is durable
+    /// under it.
+    pub(crate) fn see(&mut self, config: Arc<EnsembleConfig>) {
+        if self.reconfig && config.version > self.seen.version {
+            self.durable(Durable::Config { committed: false, config: Arc::clone(&config) });
+            self.seen = config;
+            self.configs_changed();
+        }
+    }
+
+    /// Puts a configuration in force, unless it is or a newer one is.
+    pub(crate) fn activate(&mut self, config: &Arc<EnsembleConfig>) {
+        if !self.reconfig || config.version <= self.committed.version {
+            return;
+        }
+        self.durable(Durable::Config { committed: true, config: Arc::clone(config) });
+        self.committed = Arc::clone(config);
+        if self.seen.version < config.version {
+            self.seen = Arc::clone(config);
+        }
+        self.configs_changed();
+    }
+
+    fn configs_changed(&mut self) {
+        self.quorums = Arc::new(Quorums::new(&self.committed, Some(&self.seen)));
+        self.out.push_back(Action::ConfigsChanged);
+    }
+
+    /// Whether these servers are a quorum of the configuration in force and of the one to come.
+    pub(crate) fn are_quorum(&self, servers: &BTreeSet<ServerId>) -> bool {
+        self.quorums.are_met(servers, Oracle::Absent)
+    }
+
+    pub(crate) fn send(&mut self, link: LinkId, packet: PeerPacket) {
+        self.out.push_back(Action::Send(link, packet));
+    }
+
+    /// Notes that a transaction is final and has it applied.
+    pub(crate) fn apply(&mut self, proposal: Proposal) {
+        self.last_applied = proposal.zxid;
+        self.history.push(proposal.clone());
+        self.out.push_back(Action::Apply(proposal));
+    }
+
+    pub(crate) fn persisted(&mut self, ticket: Ticket) {
+        assert!(ticket <= self.ticket, "{ticket:?} persisted, but only {:?} was given out", self.ticket);
+        self.persisted = self.persisted.max(ticket);
+    }
+
+    pub(crate) fn is_persisted(&self, ticket: Ticket) -> bool {
+        ticket <= self.persisted
+    }
+
+    /// Whether everything that was handed over is on the disk.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.persisted == self.ticket
+    }
+
+    pub(crate) fn next_task(&mut self) -> u64 {
+        self.tasks += 1;
+        self.tasks
+    }
+
+    /// Whether this server votes in the configuration in force or in the one to come.
+    pub(crate) fn is_voter(&self, server: ServerId) -> bool {
+        self.quorums.is_voter(server)
+    }
+
+    /// Whether this server observes: the configuration decides, and what it was told if the configuration does not
+    /// have it.
+    #[must_use]
+    pub(crate) fn observes(&self) -> bool {
+        self.committed.is_observer(self.me) || self.told_to_observe && !self.committed.is_voter(self.me)
+    }
+}

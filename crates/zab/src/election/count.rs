@@ -1,0 +1,179 @@
+//! How the votes of a server that looks for a leader are counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use oxkeeper_planted::Fault;
+use oxkeeper_proto::peer::notification::{Notification, ServerState};
+use oxkeeper_proto::{Round, ServerId};
+
+use super::{Ballot, Election, Looking, Oracle, Output, Role, Vote, emptied};
+
+impl Election {
+    /// Counts a message of a voter about a voter.
+    ///
+    /// Source: `FastLeaderElection.lookForLeader`, 3.9.
+    pub(super) fn count(
+        &mut self,
+        now: Duration,
+        from: ServerId,
+        message: &Notification,
+        out: &mut Vec<Output>,
+    ) {
+        match message.state {
+            ServerState::Looking if message.zxid == emptied::NOT_COUNTED => {
+                self.hear_emptied(now, from, message, out);
+            }
+            ServerState::Looking => self.count_looking(now, from, message, out),
+            ServerState::Following => {
+                self.count_settled(from, message, out);
+            }
+            ServerState::Leading => {
+                let is_decided = self.count_settled(from, message, out);
+                if !is_decided {
+                    self.ask_oracle(message, out);
+                }
+            }
+            ServerState::Observing => {}
+        }
+    }
+
+    fn count_looking(
+        &mut self,
+        now: Duration,
+        from: ServerId,
+        message: &Notification,
+        out: &mut Vec<Output>,
+    ) {
+        let Role::Looking(looking) = &mut self.role else { return };
+        if !looking.is_counted() {
+            return;
+        }
+        let mut heard = Vote::of(message);
+        if heard.round < self.round && oxkeeper_planted::is(Fault::OldRoundCounted) {
+            heard.round = self.round;
+        }
+        let proposal = if heard.round > self.round {
+            self.round = heard.round;
+            looking.votes.clear();
+            looking.finalize_at = None;
+            let own = Vote { round: self.round, ..looking.own };
+            Some(if heard.is_better_than(&own, &self.committed) { heard } else { own })
+        } else if heard.round < self.round {
+            // Its sender was told so when the message was answered.
+            return;
+        } else {
+            heard.is_better_than(&looking.proposal, &self.committed).then_some(heard)
+        };
+        if let Some(proposal) = proposal {
+            looking.proposal = proposal;
+            looking.finalize_at = None;
+        }
+        let ballot = Ballot::looking(heard);
+        let is_news = looking.votes.insert(from, ballot) != Some(ballot);
+        if proposal.is_some() {
+            self.send_all(out);
+        }
+        self.judge(now, is_news);
+    }
+
+    /// Looks whether a quorum agrees with the proposal, and if so starts to wait for a better one. News start
+    /// the wait anew; what was known already does not, or a peer that repeats itself could hold it up forever.
+    pub(super) fn judge(&mut self, now: Duration, is_news: bool) {
+        let Role::Looking(looking) = &mut self.role else { return };
+        if !looking.is_counted() || looking.proposal.leader == Vote::NOBODY {
+            return;
+        }
+        let supporters = looking.supporters(&looking.votes, &Ballot::looking(looking.proposal));
+        if !self.quorums.are_met(&supporters, self.oracle) {
+            looking.finalize_at = None;
+        } else if looking.finalize_at.is_none() || is_news {
+            looking.finalize_at = Some(now + self.timing.finalize_wait);
+        }
+    }
+
+    /// Counts what a server says that has a leader; true if that decided.
+    ///
+    /// Source: `FastLeaderElection.receivedFollowingNotification`, 3.9.
+    fn count_settled(&mut self, from: ServerId, message: &Notification, out: &mut Vec<Output>) -> bool {
+        let round = self.round;
+        let Role::Looking(looking) = &mut self.role else { return false };
+        let ballot = Ballot::of(message);
+        if ballot.vote.round == round {
+            // Kept without its version, as Java does: servers of one election differ in the epoch they tell,
+            // depending on whether they serve already, and need only agree on the leader.
+            looking.votes.insert(from, Ballot { version: 0, ..ballot });
+        }
+        looking.outside.insert(from, ballot);
+        let Some(supporters) = self.established(ballot) else { return false };
+        self.round = ballot.vote.round;
+        self.settle(ballot.vote, supporters, false, out);
+        true
+    }
+
+    /// Who stands behind the leader of `ballot`, if that is a quorum: of the votes of this round, or of what
+    /// those say that have a leader.
+    fn established(&self, ballot: Ballot) -> Option<BTreeSet<ServerId>> {
+        let Role::Looking(looking) = &self.role else { return None };
+        let here = (ballot.vote.round == self.round).then_some(&looking.votes);
+        here.into_iter().chain([&looking.outside]).find_map(|votes| {
+            let supporters = looking.supporters(votes, &ballot);
+            let is_met = self.quorums.are_met(&supporters, self.oracle);
+            (is_met && self.leads(looking, votes, ballot.vote)).then_some(supporters)
+        })
+    }
+
+    /// Whether a leader that others have is one for this server: it says so itself, or it is this server and
+    /// the round is its own.
+    ///
+    /// Source: `FastLeaderElection.checkLeader`, 3.9.
+    fn leads(&self, looking: &Looking, votes: &BTreeMap<ServerId, Ballot>, vote: Vote) -> bool {
+        if vote.leader == self.me {
+            return looking.is_counted() && vote.round == self.round;
+        }
+        votes.get(&vote.leader).is_some_and(|ballot| ballot.state == ServerState::Leading)
+    }
+
+    /// Of two voters one leads and the other finds no quorum. If the oracle denies this one the lead, the other
+    /// has it.
+    fn ask_oracle(&mut self, message: &Notification, out: &mut Vec<Output>) {
+        if self.oracle == Oracle::Says(false) && self.quorums.voters().len() <= 2 && message.leader != self.me
+        {
+            self.round = message.round;
+            self.settle(Vote::of(message), [message.leader].into(), false, out);
+        }
+    }
+
+    /// Counts a voter that says that its data are gone.
+    fn hear_emptied(&mut self, now: Duration, from: ServerId, message: &Notification, out: &mut Vec<Output>) {
+        let Role::Looking(looking) = &self.role else { return };
+        if !looking.candidate.emptied {
+            return;
+        }
+        let (candidate, was_counted) = (looking.candidate, looking.is_counted());
+        let wants_answer = self.emptied.hear(from, message.peer_epoch);
+        if wants_answer {
+            let report = Vote { leader: self.me, zxid: emptied::NOT_COUNTED, ..looking.proposal };
+            let vote = self.emptied.marked(report, from);
+            let answer = (ServerState::Looking, vote, self.committed.version);
+            if self.may_answer(now, from, answer) {
+                let notification = self.notification(ServerState::Looking, vote);
+                out.push(Output::Send { to: from, notification });
+            }
+        }
+        if !was_counted && self.emptied.is_general(self.me, &self.quorums) {
+            self.stand(now, candidate, out);
+        }
+    }
+
+    /// Begins to vote within the round: everybody's data are gone, so nothing is lost by it.
+    fn stand(&mut self, now: Duration, candidate: super::Candidate, out: &mut Vec<Output>) {
+        let own = self.own_vote(candidate);
+        let round: Round = self.round;
+        let Role::Looking(looking) = &mut self.role else { return };
+        looking.own = own;
+        looking.proposal = Vote { round, ..own };
+        self.send_all(out);
+        self.judge(now, true);
+    }
+}

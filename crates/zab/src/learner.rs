@@ -1,0 +1,296 @@
+//! A learner: a follower, voting or not, or an observer. It finds out what epoch its leader leads in ([`discovery`]), is
+//! brought level ([`sync`]), and follows ([`follow`]).
+//!
+//! Whatever it promises or acknowledges is on its disk first: history, then epoch, then the acknowledgement, each a
+//! step of its own.
+
+mod discovery;
+mod follow;
+mod sync;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
+
+use crate::common::{Action, Common, Leave};
+use crate::durable::{LinkId, Proposal, Ticket};
+
+/// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
+const PENDING_BYTES_MAX: usize = 1 << 30;
+
+/// How far a learner is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It dials its leader; or will, at this time.
+    Dialling { again_at_ms: Option<i64> },
+    /// It has said who it is.
+    AwaitsEpoch,
+    /// The epoch is not on its disk yet.
+    Promising { ticket: Ticket, epoch: Epoch },
+    /// It has promised the epoch.
+    AwaitsPlan,
+    /// It gets what it lacks.
+    Synchronizing,
+    /// What it lacked is not on its disk yet.
+    LogsHistory(Ticket),
+    /// The epoch is not its current one on its disk yet.
+    TakesEpoch(Ticket),
+    /// It has acknowledged the history.
+    AwaitsUpToDate,
+    /// It serves.
+    Serving,
+}
+
+/// What the transactions that come are to be laid upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// The state is that of the log.
+    Ready,
+    /// The log is being cut.
+    Truncating(Ticket, Zxid),
+    /// The state is being read from the cut log.
+    Reloading(u64, Zxid),
+    /// A snapshot is coming.
+    Loading(Zxid),
+    /// It is being written to the disk.
+    Installing(Ticket),
+}
+
+/// A transaction that was offered and is not applied.
+#[derive(Debug)]
+struct Pending {
+    proposal: Proposal,
+    /// What it changes, if it is a reconfiguration.
+    config: Option<Arc<EnsembleConfig>>,
+    /// Who leads once it is applied, if that was said.
+    designated: Option<ServerId>,
+}
+
+/// The role of a learner.
+#[derive(Debug)]
+pub(crate) struct Learner {
+    leader: ServerId,
+    observes: bool,
+    stage: Stage,
+    base: Base,
+    link: Option<LinkId>,
+    dial: u64,
+    tries: u32,
+    started_ms: i64,
+    heard_ms: i64,
+    epoch: Epoch,
+    /// In order. While it is brought level nothing of it is logged; afterwards all of it is.
+    pending: VecDeque<Pending>,
+    pending_bytes: usize,
+    /// How many of the first are final, while it is brought level.
+    agreed: usize,
+    /// The newest transaction that was offered, or what the first one must follow.
+    last_offered: Zxid,
+    /// A snapshot's end: it may hold newer transactions in part, and older ones may come again.
+    snapshot: Option<Zxid>,
+    /// The configuration that came with NEWLEADER, once that has come.
+    new_leader: Option<Option<Arc<EnsembleConfig>>>,
+    /// What is to be acknowledged once it is on the disk.
+    acks: VecDeque<(Ticket, Zxid)>,
+}
+
+impl Learner {
+    pub(crate) fn new(cx: &mut Common, leader: ServerId) -> Learner {
+        let mut learner = Learner {
+            leader,
+            observes: cx.observes(),
+            stage: Stage::Dialling { again_at_ms: None },
+            base: Base::Ready,
+            link: None,
+            dial: 0,
+            tries: 0,
+            started_ms: cx.now_ms,
+            heard_ms: cx.now_ms,
+            epoch: Epoch(0),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            agreed: 0,
+            last_offered: cx.last_logged,
+            snapshot: None,
+            new_leader: None,
+            acks: VecDeque::new(),
+        };
+        learner.dial(cx);
+        learner
+    }
+
+    pub(crate) fn leader(&self) -> ServerId {
+        self.leader
+    }
+
+    pub(crate) fn observes(&self) -> bool {
+        self.observes
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    /// The link to the leader, once it serves.
+    pub(crate) fn serving_link(&self) -> Option<LinkId> {
+        self.link.filter(|_| self.is_serving())
+    }
+
+    /// Whether a snapshot is to come on this link now.
+    pub(crate) fn loads_from(&self, link: LinkId) -> bool {
+        self.link == Some(link) && matches!(self.base, Base::Loading(_))
+    }
+
+    pub(crate) fn awaits_reload(&self, task: u64) -> bool {
+        matches!(self.base, Base::Reloading(awaited, _) if awaited == task)
+    }
+
+    pub(crate) fn has_snapshot_under_way(&self) -> bool {
+        matches!(self.base, Base::Loading(_) | Base::Installing(_))
+    }
+
+    pub(crate) fn link_closed(&self, link: LinkId) -> Result<(), Leave> {
+        if self.link == Some(link) { Err(Leave::because("the link to the leader broke")) } else { Ok(()) }
+    }
+
+    /// Takes a packet; `config` is what a transaction in it changes, if it is a reconfiguration.
+    pub(crate) fn packet(
+        &mut self,
+        cx: &mut Common,
+        link: LinkId,
+        packet: PeerPacket,
+        config: Option<Arc<EnsembleConfig>>,
+    ) -> Result<(), Leave> {
+        if self.link != Some(link) {
+            return Ok(());
+        }
+        self.heard_ms = cx.now_ms;
+        match packet {
+            PeerPacket::LeaderInfo { epoch, .. } => self.epoch_offered(cx, epoch),
+            PeerPacket::Diff { .. } => self.begin_sync(Base::Ready),
+            PeerPacket::Trunc { zxid } => self.truncate(cx, zxid),
+            PeerPacket::Snap { zxid } => self.load(cx, zxid),
+            PeerPacket::NewLeader { epoch, config } => self.history_complete(cx, epoch, config.as_deref()),
+            PeerPacket::UpToDate => self.up_to_date(cx),
+            PeerPacket::Proposal { zxid, txn } => {
+                self.offered(cx, Pending::new(zxid, txn, config, None), false)
+            }
+            PeerPacket::Commit { zxid } => self.agreed(cx, zxid, None),
+            PeerPacket::CommitAndActivate { zxid, designated } => self.agreed(cx, zxid, Some(designated)),
+            PeerPacket::Inform { zxid, txn } => self.offered(cx, Pending::new(zxid, txn, config, None), true),
+            PeerPacket::InformAndActivate { zxid, designated, txn } => {
+                self.offered(cx, Pending::new(zxid, txn, config, Some(designated)), true)
+            }
+            PeerPacket::Ping { zxid, .. } => {
+                // While it is brought level a learner does not answer.
+                if self.is_serving() {
+                    cx.out.push_back(Action::Pinged(zxid));
+                }
+                Ok(())
+            }
+            PeerPacket::Revalidated { session, valid } => {
+                cx.out.push_back(Action::Revalidated(session, valid));
+                Ok(())
+            }
+            PeerPacket::Sync => {
+                cx.out.push_back(Action::Synced);
+                Ok(())
+            }
+            other => {
+                tracing::warn!("The leader sent {other:?}, which only learners do");
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn persisted(&mut self, cx: &mut Common) -> Result<(), Leave> {
+        match self.base {
+            Base::Truncating(ticket, zxid) if cx.is_persisted(ticket) => {
+                let task = cx.next_task();
+                self.base = Base::Reloading(task, zxid);
+                cx.out.push_back(Action::Reload { task });
+            }
+            Base::Installing(ticket) if cx.is_persisted(ticket) => {
+                self.base = Base::Ready;
+                self.take_history(cx)?;
+            }
+            _ => {}
+        }
+        match self.stage {
+            Stage::Promising { ticket, epoch }
+                if cx.is_persisted(ticket) || is(Fault::AcceptedEpochUnsynced) =>
+            {
+                self.promise(cx, epoch, true);
+            }
+            Stage::LogsHistory(ticket) if cx.is_persisted(ticket) => self.history_logged(cx),
+            Stage::TakesEpoch(ticket) if cx.is_persisted(ticket) => self.epoch_taken(cx),
+            _ => {}
+        }
+        self.acknowledge(cx);
+        Ok(())
+    }
+
+    /// Something of a snapshot came.
+    pub(crate) fn heard(&mut self, cx: &Common) {
+        self.heard_ms = cx.now_ms;
+    }
+
+    pub(crate) fn deadline_ms(&self, cx: &Common) -> i64 {
+        match self.stage {
+            Stage::Dialling { again_at_ms: Some(at_ms) } => at_ms,
+            _ => self.silence_limit(cx).map_or(i64::MAX, |limit_ms| self.heard_ms + limit_ms + 1),
+        }
+    }
+
+    /// How long the leader may be silent now; `None` while it waits for us.
+    fn silence_limit(&self, cx: &Common) -> Option<i64> {
+        match self.stage {
+            Stage::Serving => Some(cx.limits.sync_ms()),
+            Stage::Promising { .. } | Stage::LogsHistory(_) | Stage::TakesEpoch(_) => None,
+            Stage::Synchronizing if self.new_leader.is_some() => None,
+            _ => Some(cx.limits.init_ms()),
+        }
+    }
+
+    pub(crate) fn tick(&mut self, cx: &mut Common) -> Result<(), Leave> {
+        if let Stage::Dialling { again_at_ms: Some(at_ms) } = self.stage
+            && cx.now_ms >= at_ms
+        {
+            self.dial(cx);
+        }
+        if self.silence_limit(cx).is_some_and(|limit_ms| cx.now_ms - self.heard_ms > limit_ms) {
+            return Err(Leave::because(format!("the leader was silent, {:?}", self.stage)));
+        }
+        if is(Fault::OldTimerSurvives) && cx.now_ms - self.started_ms > cx.limits.init_ms() {
+            return Err(Leave::because("the time to join was over long ago"));
+        }
+        Ok(())
+    }
+
+    /// Ends the role: what is in the log but not applied, and whether the state must be read from the disk again
+    /// because it is not that of the log.
+    pub(crate) fn end(self, cx: &mut Common) -> (Vec<Proposal>, bool) {
+        if let Some(link) = self.link {
+            cx.out.push_back(Action::Close(link));
+        }
+        let is_logged = matches!(
+            self.stage,
+            Stage::LogsHistory(_) | Stage::TakesEpoch(_) | Stage::AwaitsUpToDate | Stage::Serving
+        );
+        let tail = self.pending.into_iter().filter(|_| is_logged).map(|pending| pending.proposal);
+        (tail.collect(), self.base != Base::Ready && !is(Fault::PartialSnapshotKept))
+    }
+}
+
+impl Pending {
+    fn new(
+        zxid: Zxid,
+        payload: bytes::Bytes,
+        config: Option<Arc<EnsembleConfig>>,
+        designated: Option<ServerId>,
+    ) -> Pending {
+        Pending { proposal: Proposal { zxid, payload }, config, designated }
+    }
+}

@@ -1,0 +1,87 @@
+//! Reaching the leader and promising its epoch.
+
+use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::peer::LearnerInfo;
+use oxkeeper_proto::{Epoch, PeerPacket, Zxid};
+
+use super::{Learner, Stage};
+use crate::common::{Action, Common, Leave};
+use crate::durable::{Durable, LinkId};
+
+/// Attempts to reach a leader, as in Java: it opens its port only when it knows that it leads.
+const TRIES_MAX: u32 = 5;
+/// Time between two of them: `leaderConnectDelayDuringRetryMs`.
+const TRY_AGAIN_MS: i64 = 100;
+
+impl Learner {
+    pub(super) fn dial(&mut self, cx: &mut Common) {
+        self.dial = cx.next_task();
+        self.tries += 1;
+        self.stage = Stage::Dialling { again_at_ms: None };
+        cx.out.push_back(Action::Dial { server: self.leader, dial: self.dial });
+    }
+
+    pub(crate) fn dial_failed(&mut self, cx: &Common, dial: u64) -> Result<(), Leave> {
+        if dial != self.dial || self.link.is_some() {
+            return Ok(());
+        }
+        if self.tries >= TRIES_MAX {
+            return Err(Leave::because("the leader cannot be reached"));
+        }
+        self.stage = Stage::Dialling { again_at_ms: Some(cx.now_ms + TRY_AGAIN_MS) };
+        Ok(())
+    }
+
+    /// The leader is reached.
+    pub(crate) fn link_opened(&mut self, cx: &mut Common, link: LinkId, dial: u64) {
+        if dial != self.dial || self.link.is_some() {
+            return cx.out.push_back(Action::Close(link));
+        }
+        self.link = Some(link);
+        self.heard_ms = cx.now_ms;
+        self.stage = Stage::AwaitsEpoch;
+        let (accepted, learner) = (cx.accepted, LearnerInfo::new(cx.me, cx.committed.version));
+        let packet = if self.observes {
+            PeerPacket::ObserverInfo { accepted, learner }
+        } else {
+            PeerPacket::FollowerInfo { accepted, learner }
+        };
+        cx.send(link, packet);
+    }
+
+    /// The leader names its epoch. It is promised once it is on the disk; a promise made before is repeated without
+    /// counting again.
+    pub(super) fn epoch_offered(&mut self, cx: &mut Common, epoch: Epoch) -> Result<(), Leave> {
+        if self.stage != Stage::AwaitsEpoch {
+            return Err(Leave::because("the leader named its epoch twice"));
+        }
+        if epoch < cx.accepted {
+            return Err(Leave::because(format!(
+                "the leader's epoch {} is older than {}, which was promised",
+                epoch.0, cx.accepted.0
+            )));
+        }
+        self.epoch = epoch;
+        if epoch == cx.accepted {
+            self.promise(cx, epoch, false);
+            return Ok(());
+        }
+        let ticket = cx.durable(Durable::AcceptedEpoch(epoch));
+        self.stage = Stage::Promising { ticket, epoch };
+        if is(Fault::AcceptedEpochUnsynced) {
+            self.promise(cx, epoch, true);
+        }
+        Ok(())
+    }
+
+    pub(super) fn promise(&mut self, cx: &mut Common, epoch: Epoch, counts: bool) {
+        cx.accepted = epoch;
+        self.stage = Stage::AwaitsPlan;
+        self.heard_ms = cx.now_ms;
+        // One whose directory was emptied must not be counted for its empty log.
+        let last = if cx.emptied { Zxid(-1) } else { cx.last_logged };
+        if let Some(link) = self.link {
+            cx.send(link, PeerPacket::AckEpoch { last, current: counts.then_some(cx.current) });
+        }
+    }
+}
