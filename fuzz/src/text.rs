@@ -6,12 +6,14 @@ use oxkeeper_proto::{Acl, AclList, perms};
 use oxkeeper_tree::{Identity, Schemes, acl};
 
 use crate::bounds::within;
+use crate::peers;
 
 /// What the parsed configuration itself takes, with its lists of words and schemes.
 const CONFIG_BUFFERS: usize = 64 << 10;
 
 /// `zoo.cfg`, and the options of a JVM in its second half if there is a NUL.
 pub fn config(bytes: &[u8]) {
+    dynamic(bytes);
     let (file, flags) = match bytes.iter().position(|byte| *byte == 0) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),
         None => (bytes, &bytes[bytes.len()..]),
@@ -31,9 +33,16 @@ pub fn config(bytes: &[u8]) {
     });
 }
 
+/// The lines of a dynamic configuration, of which all of a file and any one may be given.
+fn dynamic(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    within(text.len(), CONFIG_BUFFERS, || peers::configuration(&text));
+}
+
 /// Hosts and ports as a configuration names them: in brackets, without, with a scope, or none of it.
 pub fn addresses(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
+    within(text.len(), 0, || peers::address(&text));
     let line: String = text.chars().filter(|c| !c.is_control()).collect();
     let file = format!("dataDir=/d\nclientPort=2181\nclientPortAddress={line}\n");
     within(file.len(), CONFIG_BUFFERS, || {
