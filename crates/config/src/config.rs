@@ -1,13 +1,16 @@
 //! What a standalone server is told, as types.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{self, Fate, Feature};
 use crate::properties::{self, Property};
 use crate::text::{ConfigError, ConfigErrors, Notice};
+
+/// The least limit on memory that makes sense, in MB.
+const MEMORY_MB_MIN: i64 = 64;
 
 /// The configuration of a standalone server, with Java's defaults where a file says nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +71,8 @@ pub struct Config {
     pub emulate_353: bool,
     /// `globalOutstandingLimit`.
     pub outstanding_max: usize,
+    /// `memoryLimitInMb`, in bytes; `None` for no limit. Java knows no such key.
+    pub memory_max: Option<u64>,
     /// `largeRequestThreshold`: frames above this count as large; `None` if none does.
     pub large_request_bytes: Option<usize>,
     /// `largeRequestMaxBytes`: large frames on their way in all.
@@ -210,6 +215,7 @@ impl Config {
             extended_types: false,
             emulate_353: false,
             outstanding_max: 1000,
+            memory_max: None,
             large_request_bytes: None,
             large_requests_bytes_max: 100 << 20,
             throttle_requests: 0,
@@ -243,17 +249,21 @@ impl Config {
 }
 
 /// The values under their names in `zoo.cfg`, and what is found on the way.
-struct Reading<'a> {
-    file: &'a str,
-    values: BTreeMap<String, Property>,
+pub(crate) struct Reading<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) values: BTreeMap<String, Property>,
     /// Definitions without the prefix `zookeeper.`.
     bare: BTreeMap<String, Property>,
-    errors: Vec<ConfigError>,
+    pub(crate) errors: Vec<ConfigError>,
     notices: Vec<Notice>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(file: &'a str, file_properties: Vec<Property>, definitions: &[Property]) -> Reading<'a> {
+    pub(crate) fn new(
+        file: &'a str,
+        file_properties: Vec<Property>,
+        definitions: &[Property],
+    ) -> Reading<'a> {
         let mut reading = Reading {
             file,
             values: BTreeMap::new(),
@@ -320,7 +330,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn error(&mut self, property: &Property, expected: impl Into<String>) {
+    pub(crate) fn error(&mut self, property: &Property, expected: impl Into<String>) {
         self.errors.push(ConfigError {
             file: self.file.to_owned(),
             line: property.line,
@@ -330,7 +340,7 @@ impl<'a> Reading<'a> {
         });
     }
 
-    fn missing(&mut self, key: &str, expected: &str) {
+    pub(crate) fn missing(&mut self, key: &str, expected: &str) {
         self.errors.push(ConfigError {
             file: self.file.to_owned(),
             line: 0,
@@ -340,12 +350,12 @@ impl<'a> Reading<'a> {
         });
     }
 
-    fn text(&self, key: &str) -> Option<Property> {
+    pub(crate) fn text(&self, key: &str) -> Option<Property> {
         self.values.get(key).cloned()
     }
 
     /// A whole number from `min` to `max`, or what `default` says.
-    fn number(&mut self, key: &str, default: i64, min: i64, max: i64) -> i64 {
+    pub(crate) fn number(&mut self, key: &str, default: i64, min: i64, max: i64) -> i64 {
         let property = self.values.get(key).or_else(|| self.bare.get(key)).cloned();
         let Some(property) = property else { return default };
         match property.value.parse::<i64>() {
@@ -362,17 +372,17 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn size(&mut self, key: &str, default: usize) -> usize {
+    pub(crate) fn size(&mut self, key: &str, default: usize) -> usize {
         let default = i64::try_from(default).unwrap_or(i64::MAX);
         usize::try_from(self.number(key, default, 0, i32::MAX.into())).unwrap_or(usize::MAX)
     }
 
-    fn millis(&mut self, key: &str, default_ms: i64, min_ms: i64) -> Duration {
+    pub(crate) fn millis(&mut self, key: &str, default_ms: i64, min_ms: i64) -> Duration {
         Duration::from_millis(self.number(key, default_ms, min_ms, i32::MAX.into()).unsigned_abs())
     }
 
     /// A named key of Java's configuration: anything but true and false is an error.
-    fn strict_bool(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn strict_bool(&mut self, key: &str, default: bool) -> bool {
         let Some(property) = self.text(key) else { return default };
         match property.value.to_lowercase().as_str() {
             "true" => true,
@@ -385,7 +395,7 @@ impl<'a> Reading<'a> {
     }
 
     /// A system property in Java: anything but true is false.
-    fn property_bool(&self, key: &str, default: bool) -> bool {
+    pub(crate) fn property_bool(&self, key: &str, default: bool) -> bool {
         self.values.get(key).map_or(default, |property| property.value.eq_ignore_ascii_case("true"))
     }
 
@@ -469,9 +479,8 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        config.client_address = self
-            .text("clientPortAddress")
-            .map(|property| property.value.trim_start_matches('[').trim_end_matches(']').to_owned());
+        config.client_address =
+            self.text("clientPortAddress").map(|property| without_brackets(&property.value).to_owned());
         config.listen_backlog =
             i32::try_from(self.number("clientPortListenBacklog", -1, -1, 65_535)).unwrap_or(-1);
         config.tcp_keep_alive = self.property_bool("clientTcpKeepAlive", false);
@@ -534,6 +543,7 @@ impl<'a> Reading<'a> {
         config.connections_per_address_max = self.size("maxClientCnxns", 60);
         config.connections_max = self.size("maxCnxns", 0);
         config.outstanding_max = self.size("globalOutstandingLimit", 1000);
+        config.memory_max = self.memory_limit();
         let threshold = self.number("largeRequestThreshold", -1, i64::MIN, i32::MAX.into());
         config.large_request_bytes = usize::try_from(threshold).ok().filter(|bytes| *bytes > 0);
         config.large_requests_bytes_max = self.size("largeRequestMaxBytes", 100 << 20);
@@ -557,6 +567,16 @@ impl<'a> Reading<'a> {
         config.reconfig = self.strict_bool("reconfigEnabled", false);
     }
 
+    fn memory_limit(&mut self) -> Option<u64> {
+        let megabytes = self.number("memoryLimitInMb", 0, 0, i64::MAX >> 20);
+        if (1..MEMORY_MB_MIN).contains(&megabytes)
+            && let Some(property) = self.text("memoryLimitInMb")
+        {
+            self.error(&property, "0 for no limit, or at least 64: the server itself takes some");
+        }
+        (megabytes > 0).then(|| megabytes.unsigned_abs() << 20)
+    }
+
     /// With weights, tokens are counted in those of a new session.
     fn connection_throttle(&mut self) -> ConnectionThrottle {
         let off = ConnectionThrottle::OFF;
@@ -578,7 +598,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn fraction(&mut self, key: &str, default: f64) -> f64 {
+    pub(crate) fn fraction(&mut self, key: &str, default: f64) -> f64 {
         let Some(property) = self.text(key) else { return default };
         match property.value.parse::<f64>() {
             Ok(value) if (0.0..=1.0).contains(&value) => value,
@@ -633,8 +653,21 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The address to bind, as text for whoever resolves names: all of this host's if none is given.
+/// An address of IPv6 may stand in one pair of brackets.
+fn without_brackets(text: &str) -> &str {
+    let within = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    within.filter(|within| !within.is_empty()).unwrap_or(text)
+}
+
+/// The address to bind, as text for whoever resolves names: all of this host's if none is given, and the loopback
+/// address for an empty name, as Java resolves it.
+///
+/// Source: `InetAddress.getByName`.
 #[must_use]
 pub fn bind_address(config: &Config) -> String {
-    config.client_address.clone().unwrap_or_else(|| IpAddr::V6(Ipv6Addr::UNSPECIFIED).to_string())
+    match config.client_address.as_deref() {
+        None => Ipv6Addr::UNSPECIFIED.to_string(),
+        Some("") => Ipv4Addr::LOCALHOST.to_string(),
+        Some(name) => name.to_owned(),
+    }
 }

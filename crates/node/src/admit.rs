@@ -140,7 +140,7 @@ impl Node {
         };
         let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing };
         let proposed = match &request {
-            Ok(request) => self.propose(&asked, request, fx),
+            Ok(request) => self.check_room(request).and_then(|()| self.propose(&asked, request, fx)),
             Err(_) if takes_zxid => self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx),
             Err(_) => Err(ErrorCode::MARSHALLINGERROR),
         };

@@ -2,6 +2,7 @@
 //!
 //! Source: `ZooKeeperServer.processConnectRequest`, 3.9.
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::wire::put_frame;
 use oxkeeper_proto::{ConnectRequest, ConnectResponse, Request, SessionId, session};
 use tracing::{info, warn};
@@ -23,6 +24,10 @@ impl Node {
             return self.close(id, fx);
         }
         let is_new = request.session_id == SessionId::NONE;
+        if is_new && self.scarcity.refuses_growth() {
+            info!("Refusing a session: there is no room for more");
+            return self.close(id, fx);
+        }
         if !self.throttle.admits(is_new, millis(self.now.mono)) {
             info!("Refusing a session: the connection throttle has no token left");
             return self.close(id, fx);
@@ -143,7 +148,8 @@ impl Node {
             tracked.owner = Owner::Here;
             tracked.address = Some(address);
         }
-        if let Some(previous) = previous.filter(|previous| *previous != id) {
+        if let Some(previous) = previous.filter(|previous| *previous != id && !is(Fault::OldConnectionServed))
+        {
             self.close(previous, fx);
         }
         self.establish(id, key, fx);

@@ -34,6 +34,8 @@ pub struct Settings {
     pub large_bytes: Option<usize>,
     /// Large frames on their way in all: `largeRequestMaxBytes`.
     pub large_bytes_max: usize,
+    /// Where memory has a limit: above so many bytes of waiting frames their clients are not read from.
+    pub waiting_bytes_max: Option<usize>,
     /// The longest record that Java could read back from the log, in bytes.
     pub record_bytes_max: usize,
     /// `DigestAuthenticationProvider.digestAlg`.
@@ -154,6 +156,7 @@ impl Settings {
             throttle_connections: ThrottleSettings::OFF,
             large_bytes: None,
             large_bytes_max: 100 << 20,
+            waiting_bytes_max: None,
             record_bytes_max: 2 * oxkeeper_proto::wire::JUTE_MAXBUFFER,
             digest_algorithm: DigestAlgorithm::Sha1,
             super_digest: None,

@@ -143,6 +143,9 @@ impl Pending {
 
     /// The session's ephemerals once everything proposed is applied, in the order of their paths.
     pub(crate) fn ephemerals(&self, tree: &Tree, session: SessionId) -> Vec<String> {
+        if is(Fault::PendingEphemeralLeft) {
+            return tree.ephemerals(session).collect();
+        }
         let gone = |path: &String| self.drafts.get(path.as_str()).is_some_and(|d| !d.owned_by(tree, session));
         let mut paths: Vec<String> = tree.ephemerals(session).filter(|path| !gone(path)).collect();
         for (path, draft) in &self.drafts {

@@ -56,7 +56,7 @@ pub struct Setup {
     pub seed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum Role {
     /// The last role is over; what was handed to the disk is waited for, and perhaps the state read again.
     Between {
@@ -70,7 +70,7 @@ enum Role {
 }
 
 /// A server's part in the agreement.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Agreement {
     cx: Common,
     election: Election,

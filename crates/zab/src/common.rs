@@ -12,7 +12,7 @@ use crate::history::History;
 use crate::quorum::{Oracle, Quorums};
 
 /// The times that an ensemble goes by, in ms.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub struct Limits {
     /// The unit: `tickTime`.
     pub tick_ms: i64,
@@ -37,7 +37,7 @@ impl Limits {
 }
 
 /// Something that is to be done, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send a vote.
     Notify(ServerId, Notification),
@@ -121,7 +121,7 @@ impl Leave {
 }
 
 /// What a role works with.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Common {
     /// This server.
     pub(crate) me: ServerId,

@@ -42,7 +42,7 @@ use crate::durable::Proposal;
 pub const HISTORY_MAX: usize = 500;
 
 /// The newest transactions that were applied, without a hole.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct History {
     items: VecDeque<Proposal>,
 }
