@@ -104,7 +104,7 @@ impl Learner {
         }
         let Some(config) = &self.new_leader else { return Ok(()) };
         if let Some(config) = config {
-            cx.see(Arc::clone(config));
+            cx.see_leaders(Arc::clone(config));
         }
         if is(Fault::EpochBeforeHistory) {
             cx.durable(Durable::CurrentEpoch(self.epoch));
