@@ -88,6 +88,20 @@ const DELETED: i32 = 2;
 const CHANGED: i32 = 3;
 
 impl Model {
+    /// The state before the first transaction, of servers whose configuration reads so.
+    #[must_use]
+    pub fn of(extended_types: bool, config: &str) -> Model {
+        let mut model = Model::new(extended_types);
+        if config.is_empty() {
+            return model;
+        }
+        model.change("/zookeeper/config", |node| {
+            // Set anew at every start, as no transaction did it.
+            (node.data, node.version) = (Some(config.as_bytes().to_vec()), -1);
+        });
+        model
+    }
+
     /// The state before the first transaction.
     #[must_use]
     pub fn new(extended_types: bool) -> Model {

@@ -10,6 +10,10 @@ use oxkeeper_proto::{
 };
 use oxkeeper_storage::SimDisk;
 
+mod quorum;
+
+use quorum::Reigns;
+
 use crate::durable::DurableLog;
 use crate::network::LinkId;
 use crate::queue::{MS, Nanos};
@@ -64,12 +68,15 @@ pub struct Observer {
     /// How often each invariant was put to the test.
     pub checked: Checked,
     standalone: bool,
+    /// The servers that vote.
+    voters: Vec<usize>,
+    reigns: Reigns,
 }
 
 impl Observer {
-    /// One who watches so many servers.
+    /// One who watches so many servers, of which these vote; none does if there is one of its own.
     #[must_use]
-    pub fn new(servers: usize) -> Observer {
+    pub fn new(servers: usize, voters: Vec<usize>) -> Observer {
         Observer {
             violation: None,
             logs: (0..servers).map(|_| DurableLog::default()).collect(),
@@ -82,7 +89,9 @@ impl Observer {
             by_link: BTreeMap::new(),
             asked: BTreeMap::new(),
             checked: [0; 32],
-            standalone: servers == 1,
+            standalone: voters.is_empty(),
+            voters,
+            reigns: Reigns::default(),
         }
     }
 
@@ -134,6 +143,9 @@ impl Observer {
     pub fn synced(&mut self, server: usize, disk: &SimDisk) {
         let Some(log) = self.logs.get_mut(server) else { return };
         let fresh = log.refresh(disk);
+        if !self.standalone {
+            self.check_epochs(server, disk);
+        }
         for (zxid, payload) in fresh {
             let known = self.agreed.entry(zxid).or_insert_with(|| payload.clone());
             let same = *known == payload;
@@ -145,7 +157,10 @@ impl Observer {
 
     /// A transaction is handed to the log of a server whose clock runs at this rate.
     pub fn logged(&mut self, zxid: Zxid, payload: &[u8], now: Nanos, rate: f64) {
+        // Learners log what their leader has decided before.
+        let is_new = self.standalone || !self.proposed.contains_key(&zxid);
         if let Ok(header) = TxnHeader::decode(&mut Reader::new(payload))
+            && is_new
             && header.op == OpCode::CloseSession
             && header.cxid.0 == 0
         {
@@ -172,6 +187,9 @@ impl Observer {
         }
         if header.zxid > self.visible {
             self.visible = header.zxid;
+            if !self.standalone {
+                self.check_quorum(header.zxid, "was shown to a client");
+            }
         }
         if self.standalone {
             if self.durable_last(server) < header.zxid {
@@ -192,7 +210,9 @@ impl Observer {
             return;
         }
         let before = std::mem::replace(known, last);
-        self.check(4, last > before, || format!("server {server} goes back from {before} to {last}"));
+        // A member may have to give back what was never agreed.
+        let forward = last > before || !self.standalone;
+        self.check(4, forward, || format!("server {server} goes back from {before} to {last}"));
         let digest = node.digest();
         let agreed = *self.applied.entry(last).or_insert(digest);
         self.check(10, agreed == digest, || {
@@ -208,28 +228,29 @@ impl Observer {
     }
 
     /// A server heard a client on a connection. Only the one that its session is served on keeps the session alive.
-    pub fn heard(&mut self, link: LinkId, frame: &[u8], now: Nanos) {
+    pub fn heard(&mut self, server: usize, link: LinkId, frame: &[u8], now: Nanos) {
         // Auth packets are no sign of life, in ZooKeeper neither.
         let op = RequestHeader::decode(&mut Reader::new(frame)).ok().map(|header| header.op);
         if op == Some(OpCode::Auth.number()) || op == Some(OpCode::Sasl.number()) {
             return;
         }
-        if let Some(session) = self.by_link.get(&link)
-            && let Some(facts) = self.sessions.get_mut(session)
-            && facts.link == link
-        {
-            if facts.heard < now {
-                facts.heard_before = facts.heard;
+        let session = self.by_link.get(&link).copied();
+        match session {
+            None => {
+                self.asked.entry(link).or_insert(now);
             }
-            facts.heard = now;
-        }
-        if !self.by_link.contains_key(&link) {
-            self.asked.entry(link).or_insert(now);
+            // What a learner hears its leader does not know yet.
+            Some(session)
+                if self.leads(server) && self.sessions.get(&session).is_some_and(|f| f.link == link) =>
+            {
+                self.touched(session, now);
+            }
+            Some(_) => {}
         }
     }
 
     /// A server has told a client which session its connection has.
-    pub fn greeted(&mut self, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
+    pub fn greeted(&mut self, server: usize, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
         let Ok(response) = ConnectResponse::decode(frame) else { return };
         let session = response.session_id;
         if session == SessionId::NONE {
@@ -239,9 +260,13 @@ impl Observer {
         self.by_link.insert(link, session);
         let heard = self.asked.remove(&link).unwrap_or(now);
         let facts = SessionFacts { client, timeout, heard, heard_before: heard, link };
+        let leads = self.leads(server);
         let known = self.sessions.entry(session).or_insert(facts);
         let whose = known.client;
-        *known = SessionFacts { client: whose, ..facts };
+        (known.timeout, known.link) = (timeout, link);
+        if leads {
+            (known.heard, known.heard_before) = (heard, heard);
+        }
         self.check(13, whose == client, || {
             format!("{session} belongs to client {whose} and was given to client {client}")
         });
