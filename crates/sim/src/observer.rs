@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oxkeeper_node::{Node, OUTBOX_BYTES};
+use oxkeeper_node::{Node, OUTBOX_BYTES, Proposal};
 use oxkeeper_proto::{
     ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
 };
@@ -34,10 +34,8 @@ pub struct SessionFacts {
     pub client: usize,
     /// Its timeout.
     pub timeout: Nanos,
-    /// When a server last heard of it.
-    pub heard: Nanos,
-    /// When it had heard of it before: what a turn takes in after it ended the session came too late.
-    pub heard_before: Nanos,
+    /// When it was asked for.
+    pub begun: Nanos,
     /// The connection that it is served on.
     pub link: LinkId,
 }
@@ -65,6 +63,10 @@ pub struct Observer {
     by_link: BTreeMap<LinkId, SessionId>,
     /// When a server was asked for a session on a connection that has none yet. A session's time runs from there.
     asked: BTreeMap<LinkId, Nanos>,
+    /// Sessions that servers proposed to end, by transaction: what was wrong with that, if anything.
+    expiries: BTreeMap<Zxid, Option<String>>,
+    /// By session and server: when one that leads heard of it last, and the time before that.
+    heard: BTreeMap<(SessionId, usize), (Nanos, Nanos)>,
     /// How often each invariant was put to the test.
     pub checked: Checked,
     standalone: bool,
@@ -88,6 +90,8 @@ impl Observer {
             sessions: BTreeMap::new(),
             by_link: BTreeMap::new(),
             asked: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            heard: BTreeMap::new(),
             checked: [0; 32],
             standalone: voters.is_empty(),
             voters,
@@ -122,6 +126,7 @@ impl Observer {
             // What was on its way and got lost was never promised to anybody.
             self.agreed.split_off(&Zxid(last.0 + 1));
             self.applied.split_off(&Zxid(last.0 + 1));
+            self.expiries.split_off(&Zxid(last.0 + 1));
         }
         if let Some(known) = self.last_applied.get_mut(server) {
             *known = last;
@@ -156,7 +161,8 @@ impl Observer {
     }
 
     /// A transaction is handed to the log of a server whose clock runs at this rate.
-    pub fn logged(&mut self, zxid: Zxid, payload: &[u8], now: Nanos, rate: f64) {
+    pub fn logged(&mut self, server: usize, proposal: &Proposal, now: Nanos, rate: f64) {
+        let (zxid, payload) = (proposal.zxid, &proposal.payload);
         // Learners log what their leader has decided before.
         let is_new = self.standalone || !self.proposed.contains_key(&zxid);
         if let Ok(header) = TxnHeader::decode(&mut Reader::new(payload))
@@ -164,7 +170,7 @@ impl Observer {
             && header.op == OpCode::CloseSession
             && header.cxid.0 == 0
         {
-            self.expired(header.session, now, rate);
+            self.expired(server, zxid, header.session, now, rate);
         }
         if self.standalone {
             self.proposed.insert(zxid, now);
@@ -243,7 +249,7 @@ impl Observer {
             Some(session)
                 if self.leads(server) && self.sessions.get(&session).is_some_and(|f| f.link == link) =>
             {
-                self.touched(session, now);
+                self.touched(server, session, now);
             }
             Some(_) => {}
         }
@@ -258,14 +264,14 @@ impl Observer {
         }
         let timeout = u64::try_from(response.timeout_ms).unwrap_or(0) * MS;
         self.by_link.insert(link, session);
-        let heard = self.asked.remove(&link).unwrap_or(now);
-        let facts = SessionFacts { client, timeout, heard, heard_before: heard, link };
+        let begun = self.asked.remove(&link).unwrap_or(now);
+        let facts = SessionFacts { client, timeout, begun, link };
         let leads = self.leads(server);
         let known = self.sessions.entry(session).or_insert(facts);
         let whose = known.client;
         (known.timeout, known.link) = (timeout, link);
         if leads {
-            (known.heard, known.heard_before) = (heard, heard);
+            self.heard.insert((session, server), (begun, begun));
         }
         self.check(13, whose == client, || {
             format!("{session} belongs to client {whose} and was given to client {client}")
@@ -284,17 +290,31 @@ impl Observer {
         }
     }
 
-    /// A server proposed to end a session by itself; `rate` is its clock's.
-    fn expired(&mut self, session: SessionId, now: Nanos, rate: f64) {
+    /// A server proposed to end a session by itself; `rate` is its clock's. If that was too early it is an offence once
+    /// it is agreed: one who leads no more may propose what he likes.
+    fn expired(&mut self, server: usize, zxid: Zxid, session: SessionId, now: Nanos, rate: f64) {
         let Some(facts) = self.sessions.get(&session).copied() else { return };
-        let heard = if facts.heard == now { facts.heard_before } else { facts.heard };
+        let last = self.heard.get(&(session, server)).copied().unwrap_or_default();
+        // What a turn takes in after it has ended the session came too late.
+        let heard = if last.0 == now { last.1 } else { last.0 };
+        let heard = heard.max(facts.begun).max(self.reign_began(server));
         let silence = (now.saturating_sub(heard)) as f64 * rate;
-        self.check(14, silence >= facts.timeout as f64, || {
+        let early = (silence < facts.timeout as f64).then(|| {
             format!(
-                "{session} expires after {} ms of silence, its timeout is {} ms",
+                "{session} expires by {zxid} after {} ms of silence, its timeout is {} ms",
                 silence as u64 / MS,
                 facts.timeout / MS
             )
         });
+        self.expiries.insert(zxid, early);
+    }
+
+    /// Looks at the expiries that were agreed.
+    pub fn check_expiries(&mut self, order: &BTreeMap<Zxid, Bytes>) {
+        for (zxid, early) in std::mem::take(&mut self.expiries) {
+            if order.contains_key(&zxid) {
+                self.check(14, early.is_none(), || early.clone().unwrap_or_default());
+            }
+        }
     }
 }

@@ -501,7 +501,7 @@ impl Server {
         let Some(process) = &mut self.process else { return };
         for (ticket, work) in process.fx.durable.drain(..) {
             if let Durable::Append(proposal) = &work {
-                stage.observer.logged(proposal.zxid, &proposal.payload, stage.queue.now(), self.clock.rate);
+                stage.observer.logged(self.index, proposal, stage.queue.now(), self.clock.rate);
             }
             process.work.push_back(Work::Durable(ticket, work));
         }

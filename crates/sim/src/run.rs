@@ -107,6 +107,7 @@ fn check(world: &mut World, swarm: &Swarm) {
     };
     let last = world.servers.iter().map(crate::process::Server::last_zxid).max().unwrap_or_default();
     let order = stage.observer.final_order(last);
+    stage.observer.check_expiries(&order);
     let checked = checker::verify(&stage.history, &order, rules).and_then(|replayed| {
         let events = watches::verify(&stage.history, &replayed)?;
         Ok((replayed, events))

@@ -24,7 +24,7 @@ pub(super) struct Reigns {
     /// What is durable of each server's epochs: accepted and current.
     epochs: BTreeMap<usize, (i64, i64)>,
     /// Who leads, as far as its own steps show.
-    leaders: BTreeSet<usize>,
+    leaders: BTreeMap<usize, Nanos>,
     committed: Zxid,
 }
 
@@ -161,10 +161,10 @@ impl Observer {
     /// A server has become something else.
     pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
         let leads = role.0 == Role::Leading && role.1;
-        if leads && self.reigns.leaders.insert(server) {
-            // Nobody knows what its predecessor heard last: every session has its whole timeout.
-            self.sessions.values_mut().for_each(|facts| (facts.heard, facts.heard_before) = (now, now));
-        } else if !leads {
+        if leads {
+            // Nobody knows what its predecessor heard last: every session has its whole timeout from here on.
+            self.reigns.leaders.entry(server).or_insert(now);
+        } else {
             self.reigns.leaders.remove(&server);
         }
     }
@@ -176,25 +176,28 @@ impl Observer {
         }
         match packet {
             PeerPacket::Ping { touched: Some(touched), .. } => {
-                touched.iter().for_each(|(session, _)| self.touched(*session, now));
+                touched.iter().for_each(|(session, _)| self.touched(server, *session, now));
             }
-            PeerPacket::Revalidate { session, .. } => self.touched(*session, now),
-            PeerPacket::Request(request) => self.touched(request.session, now),
+            PeerPacket::Revalidate { session, .. } => self.touched(server, *session, now),
+            // A request that is passed on is no sign of life by itself, in ZooKeeper neither: the next ping is.
             _ => {}
         }
     }
 
     pub(super) fn leads(&self, server: usize) -> bool {
-        self.standalone || self.reigns.leaders.contains(&server)
+        self.standalone || self.reigns.leaders.contains_key(&server)
     }
 
-    pub(super) fn touched(&mut self, session: SessionId, now: Nanos) {
-        if let Some(facts) = self.sessions.get_mut(&session) {
-            if facts.heard < now {
-                facts.heard_before = facts.heard;
-            }
-            facts.heard = now;
+    pub(super) fn reign_began(&self, server: usize) -> Nanos {
+        self.reigns.leaders.get(&server).copied().unwrap_or(0)
+    }
+
+    pub(super) fn touched(&mut self, server: usize, session: SessionId, now: Nanos) {
+        let heard = self.heard.entry((session, server)).or_default();
+        if heard.0 < now {
+            heard.1 = heard.0;
         }
+        heard.0 = now;
     }
 
     /// The one order: everything ever durable anywhere, but for what a later leader's history left out. `last` is what
