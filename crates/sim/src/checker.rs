@@ -217,24 +217,26 @@ impl Replay<'_> {
             // What cannot be read fails as such.
             return self.settle(zxid, index, call, Err(refused.unwrap_or(ErrorCode::MARSHALLINGERROR)));
         };
-        let writer =
-            Writer { session: header.session.0, identities: &call.identities, zxid, time: header.time };
+        let is_over = !self.model.sessions.contains_key(&header.session.0);
+        let writer = Writer {
+            session: header.session.0,
+            identities: &call.identities,
+            zxid,
+            time: header.time,
+            standing: if is_over { Err(ErrorCode::SESSIONEXPIRED) } else { Ok(()) },
+        };
         if let (Some(ErrorCode::MARSHALLINGERROR), Request::Multi(_)) = (refused, &request) {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::MARSHALLINGERROR));
         }
-        // A session that is being closed cannot write any more.
-        if !self.model.sessions.contains_key(&header.session.0) && refused.is_none() {
-            return Err(violation(13, format!("{zxid} is a write of {}, which is over", header.session)));
-        }
-        if refused.is_some_and(|code| code == ErrorCode::SESSIONEXPIRED || code == ErrorCode::SESSIONMOVED) {
+        if refused == Some(ErrorCode::SESSIONMOVED) {
             self.model.changes.clear();
-            return self.settle(zxid, index, call, Err(refused.unwrap_or(ErrorCode::SESSIONEXPIRED)));
+            return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
         }
         let expected = self.model.write(writer, &request);
         if expected.as_ref().err().copied() != refused {
             let what = format!("{zxid} came to {refused:?}, the model says {expected:?} of {request:?}");
-            return Err(violation(12, what));
+            return Err(violation(if is_over { 13 } else { 12 }, what));
         }
         self.settle(zxid, index, call, expected.as_ref().map_err(|code| *code))
     }

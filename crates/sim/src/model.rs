@@ -67,6 +67,8 @@ pub struct Writer<'a> {
     pub zxid: Zxid,
     /// Its time.
     pub time: i64,
+    /// What is wrong with the session, if anything.
+    pub standing: Result<(), ErrorCode>,
 }
 
 /// The whole state.
@@ -281,6 +283,9 @@ impl Model {
     }
 
     fn one<'r>(&mut self, writer: Writer<'_>, request: &'r Request<'r>) -> Result<OpResult<'r>, ErrorCode> {
+        if !matches!(request, Request::Create(_)) {
+            writer.standing?;
+        }
         match request {
             Request::Create(create) => self.create(writer, create),
             Request::Delete { path, version } => {
@@ -350,6 +355,7 @@ impl Model {
         if mode.ttl != is_ttl || is_ttl && !(1..=TTL_MAX).contains(&create.ttl) {
             return Err(ErrorCode::BADARGUMENTS);
         }
+        writer.standing?;
         if !is_plausible(&create.path) {
             return Err(ErrorCode::BADARGUMENTS);
         }
@@ -625,7 +631,7 @@ mod tests {
     use super::*;
 
     fn writer(zxid: i64) -> Writer<'static> {
-        Writer { session: 7, identities: &[], zxid: Zxid(zxid), time: zxid * 10 }
+        Writer { session: 7, identities: &[], zxid: Zxid(zxid), time: zxid * 10, standing: Ok(()) }
     }
 
     fn create(path: &str, flags: i32) -> Request<'_> {
