@@ -173,6 +173,7 @@ impl Node {
             }
             self.resume_paused(fx);
             self.close_expired(fx);
+            self.end_snapshot(fx);
             self.begin_transfers(fx);
             self.serve_readers();
             match self.as_member().and_then(|member| member.agreement.next_action()) {

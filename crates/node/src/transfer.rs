@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use oxkeeper_proto::peer::snapshot::{SIGNATURE, SnapshotItem};
-use oxkeeper_proto::{PeerPacket, Put};
+use oxkeeper_proto::{PeerPacket, Put, Zxid};
 use oxkeeper_tree::{LoadError, Loader, Pending, Tree};
 use oxkeeper_zab::LinkId;
 use tracing::{info, warn};
@@ -49,6 +49,8 @@ struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct Transfers {
     target: Target,
+    /// Of a snapshot for the disk: its end and its last bytes, which wait for the log.
+    last_slice: Option<(Zxid, Vec<u8>)>,
     /// Learners that are to get one.
     wanted: Vec<LinkId>,
     /// Learners that get one.
@@ -79,7 +81,8 @@ impl Node {
     pub(crate) fn take_snapshot(&mut self, fx: &mut Effects) {
         // While one is coming there is nothing to show.
         let is_loading = self.as_member().is_some_and(|member| member.loader.is_some());
-        match self.tree.begin_snapshot().filter(|_| !is_loading) {
+        let is_busy = self.transfers().is_some_and(|transfers| transfers.target != Target::Nowhere);
+        match if is_loading || is_busy { None } else { self.tree.begin_snapshot() } {
             Some(start) => {
                 self.aim(Target::Disk);
                 fx.snapshot.push(SnapshotStep::Begin(start));
@@ -99,11 +102,25 @@ impl Node {
     }
 
     fn next_slice(&mut self, fx: &mut Effects) {
-        if let Some(slice) = self.tree.next_slice(SLICE_BYTES) {
-            if slice.last {
-                self.aim(Target::Nowhere);
-            }
-            fx.snapshot.push(SnapshotStep::Slice { bytes: slice.bytes, last: slice.last });
+        let Some(start) = self.tree.snapshot_under_way() else { return };
+        let Some(slice) = self.tree.next_slice(SLICE_BYTES) else { return };
+        if let Order::Ensemble(member) = &mut self.order
+            && slice.last
+        {
+            member.transfers.last_slice = Some((start.zxid, slice.bytes));
+            return self.end_snapshot(fx);
+        }
+        fx.snapshot.push(SnapshotStep::Slice { bytes: slice.bytes, last: slice.last });
+    }
+
+    /// Completes a snapshot on the disk, as soon as everything in it is in the log. Before that a crash would leave a
+    /// snapshot that hides a hole in the log.
+    pub(crate) fn end_snapshot(&mut self, fx: &mut Effects) {
+        let Order::Ensemble(member) = &mut self.order else { return };
+        let is_logged = |(zxid, _): &mut (Zxid, Vec<u8>)| !member.agreement.is_appending(*zxid);
+        if let Some((_, bytes)) = member.transfers.last_slice.take_if(is_logged) {
+            member.transfers.target = Target::Nowhere;
+            fx.snapshot.push(SnapshotStep::Slice { bytes, last: true });
         }
     }
 
@@ -111,20 +128,32 @@ impl Node {
         let now_ms = millis(self.now.mono);
         self.tree.abandon_snapshot();
         self.aim(Target::Nowhere);
+        if let Some(transfers) = self.transfers() {
+            transfers.last_slice = None;
+        }
         if let Some(member) = self.as_member() {
             member.agreement.snapshot_broken(now_ms, "the snapshot could not be written");
         }
     }
 
-    /// Gives up the snapshot under way, because the tree that it shows goes away.
-    pub(crate) fn abandon_snapshot(&mut self, fx: &mut Effects) {
-        self.tree.abandon_snapshot();
-        if let Some(transfers) = self.transfers()
-            && transfers.target == Target::Disk
-        {
-            transfers.target = Target::Nowhere;
-            fx.snapshot.push(SnapshotStep::Abandon);
+    /// Whether a snapshot is under way to the disk.
+    pub(crate) fn writes_snapshot(&mut self) -> bool {
+        match self.transfers() {
+            Some(transfers) => transfers.target == Target::Disk,
+            None => self.tree.snapshot_under_way().is_some(),
         }
+    }
+
+    /// Gives up the snapshot under way.
+    pub(crate) fn abandon_snapshot(&mut self, fx: &mut Effects) {
+        if self.writes_snapshot() {
+            fx.snapshot.push(SnapshotStep::Abandon);
+            self.aim(Target::Nowhere);
+            if let Some(transfers) = self.transfers() {
+                transfers.last_slice = None;
+            }
+        }
+        self.tree.abandon_snapshot();
     }
 
     /// A learner is to get a snapshot.

@@ -349,7 +349,7 @@ impl Scan {
         let at = self.record_at;
         let end = self.last_nonzero(at)?.unwrap_or(at);
         let window = batch_window(limits);
-        if end - at > window {
+        if end - at > window && !is(Fault::DamageTakenForTail) {
             let what = format!(
                 "{what}, and {} bytes of later records follow: acknowledged transactions are damaged. Restore the \
                  file from a backup, or let this server fetch a snapshot from the ensemble",

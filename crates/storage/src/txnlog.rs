@@ -214,11 +214,11 @@ impl TxnLog {
         log.prepared_to = log.prepared_to.max(log.end + part.len() as u64);
         log.file.write_at(part, log.end).map_err(|error| StorageError::io("writing", &log.path, error))?;
         if self.options.sync {
-            // What a failed sync has lost nobody knows, whatever the reason: no trying again.
             let synced = match log.file.sync_data() {
                 Err(_) if is(Fault::SyncRetried) => log.file.sync_data(),
                 synced => synced,
             };
+            // What a failed sync has lost nobody knows, whatever the reason: no trying again.
             synced.map_err(|error| StorageError::failed("syncing", &log.path, error))?;
         }
         log.end += part.len() as u64;

@@ -206,7 +206,9 @@ impl Applying<'_, '_> {
             if self.mode == Mode::Replay {
                 self.replace_acl(slot, create.acl.as_ref());
                 if create.op == OpCode::Create {
-                    self.count_creation(parent, parent_path, create.parent_cversion);
+                    let again = is(Fault::ReplayCountsTwice);
+                    let parent_cversion = if again { -1 } else { create.parent_cversion };
+                    self.count_creation(parent, parent_path, parent_cversion);
                 }
             }
             return Err(ErrorCode::NODEEXISTS);

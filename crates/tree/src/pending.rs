@@ -150,7 +150,7 @@ impl Pending {
         let mut paths: Vec<String> = tree.ephemerals(session).filter(|path| !gone(path)).collect();
         for (path, draft) in &self.drafts {
             let is_known = || tree.find(path).is_some_and(|node| node.owner() == Owner::Session(session));
-            if draft.owned_by(tree, session) && !is_known() {
+            if draft.owned_by(tree, session) && !is_known() && !is(Fault::PendingEphemeralLeft) {
                 paths.push(path.to_string());
             }
         }

@@ -21,7 +21,7 @@ use crate::durable::{LinkId, Proposal, Ticket};
 const PENDING_BYTES_MAX: usize = 1 << 30;
 
 /// How far a learner is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// It dials its leader; or will, at this time.
     Dialling { again_at_ms: Option<i64> },
@@ -44,7 +44,7 @@ enum Stage {
 }
 
 /// What the transactions that come are to be laid upon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Base {
     /// The state is that of the log.
     Ready,
@@ -59,7 +59,7 @@ enum Base {
 }
 
 /// A transaction that was offered and is not applied.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Pending {
     proposal: Proposal,
     /// What it changes, if it is a reconfiguration.
@@ -69,7 +69,7 @@ struct Pending {
 }
 
 /// The role of a learner.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Learner {
     leader: ServerId,
     observes: bool,
