@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use oxkeeper_node::{Durable, Input, PeerInput, Proposal, Recovered, SnapshotStep, Task, Ticket};
 use oxkeeper_proto::Zxid;
 use oxkeeper_storage::{
-    Compression, EpochFile, LogReader, ReadLimits, SnapshotWriter, StorageError, epochs, names, prepare,
-    purge, remove_logs, truncate,
+    Compression, EpochFile, LogReader, ReadLimits, SnapshotWriter, StorageError, epochs, install, names,
+    prepare, purge, truncate,
 };
 
 use super::{Chore, Server, ServerEvent};
@@ -113,9 +113,9 @@ impl Server {
             Durable::CurrentEpoch(epoch) => EpochFile::Current.write(disk, dir, epoch),
             // The state that came is not on the disk; what was there before stays.
             Durable::InstallSnapshot(_) if process.snapshot_failed => Ok(()),
-            Durable::InstallSnapshot(_) => {
+            Durable::InstallSnapshot(zxid) => {
                 process.log.roll()?;
-                remove_logs(&process.dirs)
+                install(&process.dirs, zxid)
             }
             Durable::Config { committed, config } => {
                 let name = if committed { "dynamic" } else { "dynamic.next" };
