@@ -11,6 +11,7 @@ use crate::checker;
 use crate::faults::FaultKind;
 use crate::observer::{Checked, Violation};
 use crate::queue::{Nanos, SECOND};
+use crate::search;
 use crate::swarm::{Profile, Swarm};
 use crate::trace::Trace;
 use crate::watches;
@@ -113,7 +114,17 @@ fn check(world: &mut World, swarm: &Swarm) {
         Ok((replayed, events))
     });
     match checked {
-        Ok((replayed, events)) => stage.observer.books_hold(&replayed, events),
+        Ok((replayed, events)) => {
+            stage.observer.books_hold(&replayed, events);
+            match search::verify(&stage.history, swarm.voters == 0) {
+                Ok(registers) => stage.counts.registers += registers,
+                Err((start, operations)) => {
+                    let what =
+                        format!("no order explains these operations from {start:?} on: {operations:?}");
+                    stage.violate(9, what);
+                }
+            }
+        }
         Err(violation) => stage.violate(violation.invariant, violation.what),
     }
 }
