@@ -48,7 +48,7 @@ const CONVERGENCE: Nanos = 120 * SECOND;
 pub fn run(seed: u64, profile: Profile, keep: usize) -> Report {
     let trace = Trace::of(keep);
     let mut chance = Chance::new(seed);
-    let swarm = Swarm::draw(profile, &mut chance);
+    let swarm = Swarm::draw(profile.of(seed), &mut chance);
     let ran = panic::catch_unwind(AssertUnwindSafe(|| run_swarm(seed, &swarm, &mut chance, trace.clone())));
     ran.unwrap_or_else(|payload| panicked(seed, &*payload, &trace))
 }
