@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::Request;
 
 use crate::chance::Chance;
@@ -79,8 +80,33 @@ fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Rep
     converge(&mut world);
     audit(&mut world);
     check_waiting(&mut world);
+    check_files(&mut world);
     check(&mut world, swarm);
     report(seed, world)
+}
+
+/// Whatever snapshot a server begins from, its log leads to the state that it had.
+fn check_files(world: &mut World) {
+    let World { stage, servers, planner, .. } = world;
+    for (index, server) in servers.iter().enumerate() {
+        if stage.has_failed() || planner.made.contains_key(&FaultKind::SnapshotRots) {
+            return;
+        }
+        let booted = server.boot_from_every_snapshot();
+        let newest = booted.len().saturating_sub(1);
+        for (place, (name, found)) in booted.into_iter().enumerate() {
+            let holds = match found {
+                Ok((zxid, digest)) if stage.observer.digest_at(zxid).is_none_or(|known| known == digest) => {
+                    Ok(())
+                }
+                Ok((zxid, _)) => Err(format!("server {index} comes to another state at {zxid} from {name}")),
+                // From an older one it may refuse: a leader's snapshot may have taken the place of the log between.
+                Err(_) if place < newest => Ok(()),
+                Err(error) => Err(format!("server {index} cannot begin from {name}: {error}")),
+            };
+            stage.observer.check_files(holds);
+        }
+    }
 }
 
 /// Nobody may wait for good.
@@ -109,6 +135,10 @@ fn check(world: &mut World, swarm: &Swarm) {
     let last = world.servers.iter().map(crate::process::Server::last_zxid).max().unwrap_or_default();
     let order = stage.observer.final_order(last);
     stage.observer.check_expiries(&order);
+    stage.observer.check_logs(&order);
+    if is(Fault::Canary) {
+        stage.violate(0, "the canary sings".to_owned());
+    }
     let checked = checker::verify(&stage.history, &order, rules).and_then(|replayed| {
         let events = watches::verify(&stage.history, &replayed)?;
         Ok((replayed, events))
