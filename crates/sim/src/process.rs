@@ -434,7 +434,9 @@ impl Server {
             let dirs = Directories::new(Arc::new(disk), Path::new(DATA), Path::new(DATA));
             read_state(&dirs, self.rules(), 1).map(|state| (state.tree.last_zxid(), state.tree.digest()))
         };
-        snapshots(&self.disk)
+        let mut all: Vec<String> = snapshots(&self.disk).collect();
+        all.sort_by_key(|name| number_of(name));
+        all.into_iter()
             .map(|name| {
                 let found = from(&name);
                 (name, found)
