@@ -144,6 +144,11 @@ impl Node {
         }
     }
 
+    /// Whether the snapshot under way is one that a leader has sent: what else is on the disk goes for its sake.
+    pub(crate) fn installs_snapshot(&mut self) -> bool {
+        self.as_member().is_some_and(|member| member.agreement.is_installing())
+    }
+
     /// Gives up the snapshot under way.
     pub(crate) fn abandon_snapshot(&mut self, fx: &mut Effects) {
         if self.writes_snapshot() {

@@ -460,6 +460,12 @@ impl Agreement {
         }
     }
 
+    /// Whether a snapshot that a leader has sent is being written to the disk for good.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        matches!(&self.role, Role::Learning(learner) if learner.is_installing())
+    }
+
     /// Whether a transaction up to this one is on its way to the log and not there yet. A snapshot must not become
     /// whole before: after a crash it would hide a hole in the log.
     #[must_use]

@@ -155,6 +155,10 @@ impl Learner {
         matches!(self.base, Base::Ready | Base::Installing(_))
     }
 
+    pub(crate) fn is_installing(&self) -> bool {
+        matches!(self.base, Base::Installing(_))
+    }
+
     pub(crate) fn has_snapshot_under_way(&self) -> bool {
         matches!(self.base, Base::Loading(_) | Base::Clearing(..) | Base::Installing(_))
     }
