@@ -21,6 +21,13 @@ impl Node {
                     panic!("transaction {} was proposed but cannot be read: {error}", proposal.zxid)
                 }
             };
+            let origin = match self.origins.pop_front() {
+                Some((zxid, origin)) if zxid == proposal.zxid => origin,
+                other => panic!("{} is final, but {other:?} was next in line", proposal.zxid),
+            };
+            if let Some(id) = origin {
+                self.answer_before(id, proposal.zxid, fx);
+            }
             self.changes.wanted = !self.watches.is_empty();
             let outcome = match self.tree.apply(&record, &mut self.changes) {
                 Ok(outcome) => outcome,
@@ -28,10 +35,6 @@ impl Node {
             };
             self.pending.applied(proposal.zxid);
             self.notify(proposal.zxid, fx);
-            let origin = match self.origins.pop_front() {
-                Some((zxid, origin)) if zxid == proposal.zxid => origin,
-                other => panic!("{} is final, but {other:?} was next in line", proposal.zxid),
-            };
             match record.header.op {
                 OpCode::CreateSession => self.session_opened(record.header.session, origin, fx),
                 OpCode::CloseSession => self.session_closed(record.header.session, origin, proposal.zxid, fx),
@@ -111,8 +114,9 @@ impl Node {
         let call = *call;
         let Call { xid, op, .. } = call;
         assert_eq!(*first, zxid, "replies of {id:?} out of order");
-        conn.waiting.pop_front();
-        self.outstanding -= 1;
+        if let Some((_, counted)) = conn.pop() {
+            self.outstanding -= counted;
+        }
         self.large_waiting -= call.large_bytes;
         if matches!(outcome, Outcome::Failed(ErrorCode::SESSIONMOVED)) {
             return self.close(id, fx);

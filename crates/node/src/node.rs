@@ -149,7 +149,7 @@ impl Node {
                     conn.counts.received += 1;
                 }
             }
-            Input::Writable { conn } => self.drain(conn, fx),
+            Input::Writable { conn } => self.writable(conn, fx),
             Input::Tick => self.tick(fx),
             Input::Opened { conn, peer, identities } => self.opened(conn, peer, identities),
             Input::Closed { conn } => self.closed(conn, fx),
@@ -207,7 +207,7 @@ impl Node {
     fn closed(&mut self, conn: ConnId, fx: &mut Effects) {
         let Some(gone) = self.conns.remove(conn) else { return };
         self.watches.drop_watcher(conn.index);
-        self.outstanding -= gone.waiting.len();
+        self.outstanding -= gone.outstanding();
         self.large_waiting -= gone.waiting.iter().map(Waiting::large_bytes).sum::<usize>();
         if let Phase::Open(key) = gone.phase
             && let Some(tracked) = self.expiry.get_mut(key)
