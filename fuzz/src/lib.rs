@@ -29,12 +29,14 @@ macro_rules! round_trip {
 
 pub mod bounds;
 mod node;
+mod peers;
 pub mod seeds;
 mod storage;
 mod text;
 mod wire;
 
 pub use node::clients as f20_node;
+pub use peers::{initial as f06_initial, notifications as f07_notifications, quorum as f08_quorum};
 pub use storage::{
     log as f11_log, small_files as f13_small_files, snapshot as f12_snapshot,
     transactions as f10_transactions,
@@ -49,12 +51,15 @@ pub use wire::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. The numbers are those of the test programme.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 17] = [
     ("f01_requests", f01_requests),
     ("f02_replies", f02_replies),
     ("f03_sessions", f03_sessions),
     ("f04_multi", f04_multi),
     ("f05_frames", f05_frames),
+    ("f06_initial", f06_initial),
+    ("f07_notifications", f07_notifications),
+    ("f08_quorum", f08_quorum),
     ("f10_transactions", f10_transactions),
     ("f11_log", f11_log),
     ("f12_snapshot", f12_snapshot),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use oxkeeper_node::{ConnId, Effects, Input, Node, Now, Rules, Settings, SnapshotStep, Tree};
+use oxkeeper_node::{ConnId, Durable, Effects, Input, Node, Now, Rules, Settings, SnapshotStep, Tree};
 use oxkeeper_proto::{
     ConnectRequest, ConnectResponse, ErrorCode, OpCode, Reader, ReplyHeader, RequestHeader, SessionId,
     TxnRecord, WatcherEvent, Xid, Zxid, frame, session,
@@ -175,12 +175,16 @@ impl World {
     /// Completes everything that was asked for, and reads what was answered.
     fn settle(&mut self) {
         loop {
-            if let Some(last) = self.fx.appends.last().map(|append| append.zxid) {
-                self.log.extend(self.fx.appends.drain(..).map(|append| append.payload.to_vec()));
+            if let Some(last) = self.fx.durable.last().map(|(ticket, _)| *ticket) {
+                for (_, work) in self.fx.durable.drain(..) {
+                    let Durable::Append(proposal) = work else { panic!("a lone server asks for {work:?}") };
+                    self.log.push(proposal.payload.to_vec());
+                }
                 self.step(Input::Persisted(last));
             } else if let Some(step) = (!self.fx.snapshot.is_empty()).then(|| self.fx.snapshot.remove(0)) {
                 match step {
                     SnapshotStep::Begin(_) => self.snapshot = Some(Vec::new()),
+                    SnapshotStep::Abandon => self.snapshot = None,
                     SnapshotStep::Slice { bytes, last } => {
                         self.snapshot.get_or_insert_default().extend_from_slice(&bytes);
                         if !last {

@@ -4,8 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use flate2::read::GzDecoder;
-use oxkeeper_proto::OpCode;
+use oxkeeper_proto::peer::initial::InitialMessage;
+use oxkeeper_proto::peer::notification::{Notification, ServerState};
+use oxkeeper_proto::peer::{AuthId, ForwardedRequest, LearnerInfo};
+use oxkeeper_proto::{Epoch, HostPort, OpCode, PeerPacket, Round, ServerId, SessionId, Xid, Zxid};
 use oxkeeper_storage::rawlog::{self, RawItem};
 
 /// More than this of a file says nothing new.
@@ -97,6 +101,15 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "f02_replies" => coded(&lines, &["reply", "event"]),
         "f03_sessions" => handshakes(&lines),
         "f05_frames" => vec![stream(&lines)],
+        "f06_initial" => {
+            let address = HostPort::new("127.0.0.1", 31_382);
+            vec![
+                InitialMessage::new(ServerId(2), address).to_vec(),
+                InitialMessage::Legacy { id: ServerId(3) }.to_vec(),
+            ]
+        }
+        "f07_notifications" => notification_seeds(),
+        "f08_quorum" => quorum_seeds(&files),
         "f10_transactions" => logs(&files).iter().flat_map(|path| payloads(path)).collect(),
         "f11_log" => logs(&files).iter().flat_map(|path| log_seeds(path)).collect(),
         "f12_snapshot" => snapshot_seeds(&files),
@@ -106,7 +119,16 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             contents.chain(files.iter().map(|path| name(path).as_bytes().to_vec())).collect()
         }
         "f14_config" => config_seeds(&files),
-        "f15_addresses" => texts(&["127.0.0.1", "[::1]", "::1", "host.example", "fe80::1%eth0", "0.0.0.0"]),
+        "f15_addresses" => texts(&[
+            "127.0.0.1",
+            "[::1]",
+            "::1",
+            "host.example",
+            "fe80::1%eth0",
+            "0.0.0.0",
+            "a:1",
+            "[::1]:65535",
+        ]),
         "f16_paths" => {
             texts(&["/", "/a", "/a/b c", "/a/../b", "/zookeeper/quota", "/ä/\u{fff0}", "/a//b", "/a/.", "a"])
         }
@@ -145,6 +167,71 @@ fn stream(lines: &[[&str; 3]]) -> Vec<u8> {
     }
     out.truncate(SEED_BYTES_MAX);
     out
+}
+
+fn notification_seeds() -> Vec<Vec<u8>> {
+    let mut out = vec![1, 7, 3, 9];
+    for (version, config) in [(0, None), (1, Some("")), (2, Some("server.1=a:2:3:participant\nversion=0"))] {
+        let notification = Notification {
+            state: ServerState::Looking,
+            leader: ServerId(2),
+            zxid: Zxid(0x1_0000_0005),
+            round: Round(3),
+            peer_epoch: Epoch(1),
+            version,
+            config: config.map(|text| Bytes::from_static(text.as_bytes())),
+        };
+        notification.encode(&mut out);
+    }
+    let initial = InitialMessage::new(ServerId(2), HostPort::new("10.0.0.1", 3888)).to_vec();
+    vec![out.clone(), [&out[..4], &initial, &out[4..]].concat()]
+}
+
+/// A dialogue in each direction, and a snapshot behind a SNAP.
+fn quorum_seeds(files: &[PathBuf]) -> Vec<Vec<u8>> {
+    let learner = LearnerInfo::new(ServerId(2), Zxid(5));
+    let txn = Bytes::from(logs(files).first().map(|log| payloads(log)).unwrap_or_default().concat());
+    let txn = txn.slice(..txn.len().min(200));
+    let (zxid, epoch) = (Zxid(0x1_0000_0001), Epoch(1));
+    let auth = Some(vec![AuthId { scheme: "ip".into(), id: "::1".into() }]);
+    let (session, body) = (SessionId(7), Bytes::from_static(b"body"));
+    let from_learner = [
+        PeerPacket::FollowerInfo { accepted: epoch, learner },
+        PeerPacket::ObserverInfo { accepted: epoch, learner },
+        PeerPacket::AckEpoch { last: zxid, current: Some(epoch) },
+        PeerPacket::Ack { zxid },
+        PeerPacket::Request(ForwardedRequest { session, xid: Xid(1), op: 1, body, auth }),
+        PeerPacket::Ping { zxid, touched: Some(vec![(session, 1000)]) },
+        PeerPacket::Revalidate { session, timeout_ms: 1000 },
+    ];
+    let from_leader = [
+        PeerPacket::LeaderInfo { epoch, protocol_version: 0x1_0000 },
+        PeerPacket::Diff { zxid },
+        PeerPacket::Trunc { zxid },
+        PeerPacket::Proposal { zxid, txn: txn.clone() },
+        PeerPacket::Commit { zxid },
+        PeerPacket::Inform { zxid, txn: txn.clone() },
+        PeerPacket::CommitAndActivate { zxid, designated: ServerId(1) },
+        PeerPacket::InformAndActivate { zxid, designated: ServerId(1), txn },
+        PeerPacket::NewLeader { epoch, config: Some(Bytes::from_static(b"version=0")) },
+        PeerPacket::UpToDate,
+        PeerPacket::Ping { zxid, touched: None },
+        PeerPacket::Revalidated { session, valid: true },
+        PeerPacket::Sync,
+        PeerPacket::Snap { zxid },
+    ];
+    let encode = |head: &[u8], packets: &[PeerPacket]| {
+        packets.iter().fold(head.to_vec(), |mut out, packet| {
+            packet.encode(&mut out);
+            out
+        })
+    };
+    let mut snapshot = encode(&[2, 50, 50, 50, 50], &from_leader);
+    let plain = files.iter().find(|path| name(path) == "snapshot.42");
+    let content = plain.and_then(|path| fs::read(path).ok()).unwrap_or_default();
+    snapshot.extend(content.get(16..).unwrap_or_default());
+    snapshot.truncate(SEED_BYTES_MAX);
+    vec![encode(&[1, 3, 5, 7, 9], &from_learner), encode(&[0, 1, 1, 2, 3], &from_leader[..13]), snapshot]
 }
 
 fn logs(files: &[PathBuf]) -> Vec<&PathBuf> {

@@ -6,12 +6,14 @@ use oxkeeper_proto::{Acl, AclList, perms};
 use oxkeeper_tree::{Identity, Schemes, acl};
 
 use crate::bounds::within;
+use crate::peers;
 
 /// What the parsed configuration itself takes, with its lists of words and schemes.
 const CONFIG_BUFFERS: usize = 64 << 10;
 
 /// `zoo.cfg`, and the options of a JVM in its second half if there is a NUL.
 pub fn config(bytes: &[u8]) {
+    dynamic(bytes);
     let (file, flags) = match bytes.iter().position(|byte| *byte == 0) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),
         None => (bytes, &bytes[bytes.len()..]),
@@ -31,9 +33,16 @@ pub fn config(bytes: &[u8]) {
     });
 }
 
+/// The lines of a dynamic configuration, of which all of a file and any one may be given.
+fn dynamic(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    within(text.len(), CONFIG_BUFFERS, || peers::configuration(&text));
+}
+
 /// Hosts and ports as a configuration names them: in brackets, without, with a scope, or none of it.
 pub fn addresses(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
+    within(text.len(), 0, || peers::address(&text));
     let line: String = text.chars().filter(|c| !c.is_control()).collect();
     let file = format!("dataDir=/d\nclientPort=2181\nclientPortAddress={line}\n");
     within(file.len(), CONFIG_BUFFERS, || {
@@ -98,6 +107,9 @@ pub fn paths(bytes: &[u8]) {
     }
 }
 
+/// A list of a mebibyte, and its entries one by one.
+const EXPANDED_BUFFERS: usize = 8 << 20;
+
 #[derive(Debug, Arbitrary)]
 struct Asked<'a> {
     entries: Vec<(i32, u8, &'a str)>,
@@ -126,7 +138,10 @@ pub fn acls(bytes: &[u8]) {
     if asked.wanted & perms::ALL == 0 && asked.wanted == 0 && allowed {
         assert!(list.is_empty() || who.iter().any(|who| who.scheme == "super"), "no right was asked for");
     }
-    if let Ok(fixed) = within(bytes.len(), 0, || acl::fix_up(Some(&list), &who, schemes)) {
+    // Every auth entry becomes as many as there are identities, up to a bound of its own.
+    let expands = entries.iter().any(|entry| entry.scheme.as_deref() == Some("auth"));
+    let buffers = if expands { EXPANDED_BUFFERS } else { 0 };
+    if let Ok(fixed) = within(bytes.len(), buffers, || acl::fix_up(Some(&list), &who, schemes)) {
         assert!(!fixed.is_empty());
         for entry in fixed.iter() {
             assert_ne!(entry.scheme.as_deref(), Some("auth"), "auth is a question, not an answer");

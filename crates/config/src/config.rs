@@ -249,17 +249,21 @@ impl Config {
 }
 
 /// The values under their names in `zoo.cfg`, and what is found on the way.
-struct Reading<'a> {
-    file: &'a str,
-    values: BTreeMap<String, Property>,
+pub(crate) struct Reading<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) values: BTreeMap<String, Property>,
     /// Definitions without the prefix `zookeeper.`.
     bare: BTreeMap<String, Property>,
-    errors: Vec<ConfigError>,
+    pub(crate) errors: Vec<ConfigError>,
     notices: Vec<Notice>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(file: &'a str, file_properties: Vec<Property>, definitions: &[Property]) -> Reading<'a> {
+    pub(crate) fn new(
+        file: &'a str,
+        file_properties: Vec<Property>,
+        definitions: &[Property],
+    ) -> Reading<'a> {
         let mut reading = Reading {
             file,
             values: BTreeMap::new(),
@@ -326,7 +330,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn error(&mut self, property: &Property, expected: impl Into<String>) {
+    pub(crate) fn error(&mut self, property: &Property, expected: impl Into<String>) {
         self.errors.push(ConfigError {
             file: self.file.to_owned(),
             line: property.line,
@@ -336,7 +340,7 @@ impl<'a> Reading<'a> {
         });
     }
 
-    fn missing(&mut self, key: &str, expected: &str) {
+    pub(crate) fn missing(&mut self, key: &str, expected: &str) {
         self.errors.push(ConfigError {
             file: self.file.to_owned(),
             line: 0,
@@ -346,12 +350,12 @@ impl<'a> Reading<'a> {
         });
     }
 
-    fn text(&self, key: &str) -> Option<Property> {
+    pub(crate) fn text(&self, key: &str) -> Option<Property> {
         self.values.get(key).cloned()
     }
 
     /// A whole number from `min` to `max`, or what `default` says.
-    fn number(&mut self, key: &str, default: i64, min: i64, max: i64) -> i64 {
+    pub(crate) fn number(&mut self, key: &str, default: i64, min: i64, max: i64) -> i64 {
         let property = self.values.get(key).or_else(|| self.bare.get(key)).cloned();
         let Some(property) = property else { return default };
         match property.value.parse::<i64>() {
@@ -368,17 +372,17 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn size(&mut self, key: &str, default: usize) -> usize {
+    pub(crate) fn size(&mut self, key: &str, default: usize) -> usize {
         let default = i64::try_from(default).unwrap_or(i64::MAX);
         usize::try_from(self.number(key, default, 0, i32::MAX.into())).unwrap_or(usize::MAX)
     }
 
-    fn millis(&mut self, key: &str, default_ms: i64, min_ms: i64) -> Duration {
+    pub(crate) fn millis(&mut self, key: &str, default_ms: i64, min_ms: i64) -> Duration {
         Duration::from_millis(self.number(key, default_ms, min_ms, i32::MAX.into()).unsigned_abs())
     }
 
     /// A named key of Java's configuration: anything but true and false is an error.
-    fn strict_bool(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn strict_bool(&mut self, key: &str, default: bool) -> bool {
         let Some(property) = self.text(key) else { return default };
         match property.value.to_lowercase().as_str() {
             "true" => true,
@@ -391,7 +395,7 @@ impl<'a> Reading<'a> {
     }
 
     /// A system property in Java: anything but true is false.
-    fn property_bool(&self, key: &str, default: bool) -> bool {
+    pub(crate) fn property_bool(&self, key: &str, default: bool) -> bool {
         self.values.get(key).map_or(default, |property| property.value.eq_ignore_ascii_case("true"))
     }
 
@@ -594,7 +598,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn fraction(&mut self, key: &str, default: f64) -> f64 {
+    pub(crate) fn fraction(&mut self, key: &str, default: f64) -> f64 {
         let Some(property) = self.text(key) else { return default };
         match property.value.parse::<f64>() {
             Ok(value) if (0.0..=1.0).contains(&value) => value,

@@ -3,13 +3,16 @@
 //! Writes are prepared as they come. Whatever else a client asks waits until its earlier writes are applied,
 //! and replies leave in the order of the requests.
 
-use oxkeeper_proto::{ErrorCode, OpCode, Reader, Request, RequestHeader, Zxid};
+use oxkeeper_proto::{ErrorCode, OpCode, Reader, Reply, Request, RequestHeader, Zxid};
 use tracing::{debug, warn};
 
 use crate::conn::{Call, Conn, Notice, Phase, Waiting};
 use crate::effects::{ConnId, Effects};
+use crate::expiry::Owner;
+use crate::member::{Duty, Order};
 use crate::node::{Node, is_write, millis};
 use crate::propose::Asked;
+use crate::reply;
 
 impl Node {
     /// A frame has come.
@@ -64,7 +67,18 @@ impl Node {
                 self.keep(id, bytes, received_ms, fx);
             }
             Some(op) if is_write(op) => {
-                self.admit_write(id, Call { xid: header.xid, op, received_ms, large_bytes }, &mut reader, fx);
+                let call = Call { xid: header.xid, op, received_ms, large_bytes };
+                match self.duty() {
+                    Duty::Decides => self.admit_write(id, call, &mut reader, fx),
+                    Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
+                    Duty::ReadsOnly | Duty::Idle => {
+                        self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
+                    }
+                }
+            }
+            Some(op) if op == OpCode::Sync && self.syncs_with_others() => {
+                let call = Call { xid: header.xid, op, received_ms, large_bytes };
+                self.admit_sync(id, call, &mut reader, fx);
             }
             Some(op) if is_read(op) => {
                 let Some(conn) = self.conns.get_mut(id) else { return };
@@ -94,6 +108,19 @@ impl Node {
         }
     }
 
+    /// Looks at what came before the session was open, in its order: a write among it must not wait behind another
+    /// one, or what comes later would overtake it.
+    pub(crate) fn admit_kept(&mut self, id: ConnId, fx: &mut Effects) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        self.outstanding -= conn.outstanding();
+        for kept in conn.take_line().0 {
+            self.large_waiting -= kept.large_bytes();
+            if let Waiting::Frame { bytes, received_ms, .. } = kept {
+                self.admit(id, &bytes, received_ms, fx);
+            }
+        }
+    }
+
     fn admit_write(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
         let Call { xid, op, .. } = call;
         let body = reader.clone();
@@ -106,10 +133,15 @@ impl Node {
         let session = conn.session;
         // Taken out while the tree looks at them; preparing never touches connections.
         let identities = std::mem::take(&mut conn.identities);
-        let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing: Ok(()) };
+        let standing = match &self.order {
+            // Closing needs no standing, and alone there is nowhere to move to.
+            Order::Ensemble(_) if op != OpCode::CloseSession => self.standing(session, Owner::Here),
+            _ => Ok(()),
+        };
+        let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing };
         let proposed = match &request {
             Ok(request) => self.check_room(request).and_then(|()| self.propose(&asked, request, fx)),
-            Err(_) if takes_zxid => Ok(self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx)),
+            Err(_) if takes_zxid => self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx),
             Err(_) => Err(ErrorCode::MARSHALLINGERROR),
         };
         if let Some(conn) = self.conns.get_mut(id) {
@@ -123,7 +155,7 @@ impl Node {
                     tracked.closing = true;
                 }
                 if let Some(conn) = self.conns.get_mut(id) {
-                    self.outstanding += conn.push(Waiting::Write { zxid, call });
+                    self.outstanding += conn.push(Waiting::Write { zxid: Some(zxid), call });
                     self.large_waiting += call.large_bytes;
                     self.hold_back(id, fx);
                 }
@@ -167,12 +199,8 @@ impl Node {
     }
 
     /// Answers what a client asked before its own write, before that shows: at most a few reads, whatever room there is.
-    pub(crate) fn answer_before(&mut self, id: ConnId, zxid: Zxid, fx: &mut Effects) {
-        let is_next = |conn: &Conn| match conn.waiting.front() {
-            Some(Waiting::Write { zxid: first, .. }) => *first == zxid,
-            _ => false,
-        };
-        while self.conns.get(id).is_some_and(|conn| !is_next(conn)) && self.drain_one(id, fx) {}
+    pub(crate) fn answer_before_write(&mut self, id: ConnId, fx: &mut Effects) {
+        while self.drain_one(id, fx) {}
     }
 
     /// Answers what is at the head of a connection's line; false if nothing there can be.
@@ -192,9 +220,27 @@ impl Node {
                     self.close(id, fx);
                 }
             }
+            Waiting::Written { call, frame, close } => {
+                fx.write(id).extend_from_slice(&frame);
+                self.count_reply(id, call, frame.len() - 4);
+                if close {
+                    self.close(id, fx);
+                }
+            }
+            Waiting::Sync { call, path, .. } => {
+                let zxid = self.tree.last_zxid();
+                let body = Reply::Path(path.as_deref().map(Into::into));
+                let size = reply::write(fx, id, call.xid, zxid, ErrorCode::OK, &body);
+                self.count_reply(id, call, size);
+            }
             Waiting::Write { .. } => {}
         }
         true
+    }
+
+    /// Whether a sync needs the word of other servers.
+    fn syncs_with_others(&self) -> bool {
+        matches!(self.order, Order::Ensemble(_))
     }
 
     /// A frame whose turn has come: a read, or anything at all that came before the session was open.
@@ -204,7 +250,11 @@ impl Node {
             return self.close(id, fx);
         };
         match OpCode::from_number(header.op) {
-            Some(op) if is_read(op) && self.settings.enforced_schemes.is_none() => {
+            Some(op)
+                if is_read(op)
+                    && self.settings.enforced_schemes.is_none()
+                    && !(op == OpCode::Sync && self.syncs_with_others()) =>
+            {
                 self.read(id, Call { xid: header.xid, op, received_ms, large_bytes: 0 }, &mut reader, fx);
             }
             // It has not been admitted yet, and must take its place before what waits behind it.

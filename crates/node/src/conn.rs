@@ -29,8 +29,12 @@ const READS_AHEAD_MAX: usize = 16;
 /// A place in the order of a connection's replies.
 #[derive(Debug)]
 pub(crate) enum Waiting {
-    /// A write on its way; its outcome comes with this transaction.
-    Write { zxid: Zxid, call: Call },
+    /// A write on its way; its outcome comes with this transaction, if this server knows which that will be.
+    Write { zxid: Option<Zxid>, call: Call },
+    /// A write whose outcome came before its turn: the frame of its reply, and whether that is the last word.
+    Written { call: Call, frame: Box<[u8]>, close: bool },
+    /// A sync, its path, and whether it is done.
+    Sync { call: Call, path: Option<Box<str>>, is_done: bool },
     /// A frame that must wait for what is before it.
     Frame { bytes: Box<[u8]>, received_ms: u64, large_bytes: usize, is_read: bool },
     /// A reply that is known already but not its turn.
@@ -41,7 +45,9 @@ impl Waiting {
     /// What it counts for among the large frames.
     pub(crate) fn large_bytes(&self) -> usize {
         match self {
-            Waiting::Write { call, .. } => call.large_bytes,
+            Waiting::Write { call, .. } | Waiting::Written { call, .. } | Waiting::Sync { call, .. } => {
+                call.large_bytes
+            }
             Waiting::Frame { large_bytes, .. } => *large_bytes,
             Waiting::Reply(_) => 0,
         }
@@ -175,7 +181,9 @@ impl Conn {
     /// Whether what is next in its line could be answered, were there room for the reply.
     pub(crate) fn waits_for_room(&self) -> bool {
         let is_open = matches!(self.phase, Phase::Open(_));
-        is_open && matches!(self.waiting.front(), Some(Waiting::Frame { .. } | Waiting::Reply(_)))
+        let must_wait =
+            |next: &Waiting| matches!(next, Waiting::Write { .. } | Waiting::Sync { is_done: false, .. });
+        is_open && self.waiting.front().is_some_and(|next| !must_wait(next))
     }
 
     /// Takes the line away, for a frame that has left it and goes before all others.

@@ -2,13 +2,15 @@
 //!
 //! Source: `ZooKeeperServer.processConnectRequest`, 3.9.
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::wire::put_frame;
 use oxkeeper_proto::{ConnectRequest, ConnectResponse, Request, SessionId, session};
 use tracing::{info, warn};
 
 use crate::conn::Phase;
 use crate::effects::{ConnId, Effects};
-use crate::expiry::Key;
+use crate::expiry::{Key, Owner};
+use crate::member::{Duty, Order};
 use crate::node::{Node, millis};
 use crate::propose::Asked;
 
@@ -18,6 +20,9 @@ impl Node {
             warn!("Closing a connection whose first frame is no ConnectRequest ({} bytes)", bytes.len());
             return self.close(id, fx);
         };
+        if !self.may_serve(request.read_only.unwrap_or(false)) {
+            return self.close(id, fx);
+        }
         let is_new = request.session_id == SessionId::NONE;
         if is_new && self.scarcity.refuses_growth() {
             info!("Refusing a session: there is no room for more");
@@ -58,10 +63,17 @@ impl Node {
         let session = self.next_session;
         self.next_session.0 += 1;
         let now_ms = millis(self.now.mono);
-        self.expiry.track(session, timeout_ms.into(), now_ms);
+        let key = self.expiry.track(session, timeout_ms.into(), now_ms);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.session = session;
             conn.phase = Phase::Opening;
+        }
+        if let Some(tracked) = self.expiry.get_mut(key) {
+            tracked.owner = Owner::Here;
+            tracked.conn = Some(id);
+        }
+        if self.duty() == Duty::Forwards {
+            return self.forward_session(id, session, timeout_ms, fx);
         }
         let asked = Asked {
             origin: Some(id),
@@ -83,6 +95,9 @@ impl Node {
     ) {
         let session = request.session_id;
         let genuine = request.password == Some(&session::password(session)[..]);
+        if genuine && self.duty() == Duty::Forwards {
+            return self.revalidate(id, session, timeout_ms, fx);
+        }
         let key = self
             .expiry
             .key(session)
@@ -96,16 +111,34 @@ impl Node {
         self.expiry.retime(key, timeout_ms.into(), now_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.session = session;
-        let address = conn.peer.0;
+        self.take_over(id, key, fx);
+    }
+
+    /// Whether this server serves a client that would be content with reading, or one that would not.
+    fn may_serve(&self, reads_only: bool) -> bool {
+        match (&self.order, self.duty()) {
+            (Order::Ensemble(member), Duty::Decides) => member.settings.leader_serves,
+            (_, Duty::Decides | Duty::Forwards) => true,
+            (_, Duty::ReadsOnly) => reads_only,
+            (_, Duty::Idle) => false,
+        }
+    }
+
+    /// A session goes on over this connection; the one that it had here before is closed.
+    pub(crate) fn take_over(&mut self, id: ConnId, key: Key, fx: &mut Effects) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let (session, address) = (conn.session, conn.peer.0);
         let mut previous = None;
         if let Some(tracked) = self.expiry.get_mut(key) {
             if tracked.address.is_some_and(|before| before != address) {
                 info!("Session {session} comes back from {address}, another address than before");
             }
             previous = tracked.conn.replace(id);
+            tracked.owner = Owner::Here;
             tracked.address = Some(address);
         }
-        if let Some(previous) = previous.filter(|previous| *previous != id) {
+        if let Some(previous) = previous.filter(|previous| *previous != id && !is(Fault::OldConnectionServed))
+        {
             self.close(previous, fx);
         }
         self.establish(id, key, fx);
@@ -130,10 +163,10 @@ impl Node {
             tracked.conn = Some(id);
             tracked.address = Some(address);
         }
-        self.drain(id, fx);
+        self.admit_kept(id, fx);
     }
 
-    fn refuse_session(&mut self, id: ConnId, fx: &mut Effects) {
+    pub(crate) fn refuse_session(&mut self, id: ConnId, fx: &mut Effects) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let response = ConnectResponse::expired(conn.read_only.map(|_| false));
         put_frame(fx.write(id), |out| response.encode(out));

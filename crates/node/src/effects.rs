@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::{DecodeError, Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
@@ -281,6 +282,8 @@ pub struct Status {
     pub uptime: Duration,
     /// What the server is.
     pub role: Role,
+    /// Of a member of an ensemble: whether it leads or is level with a leader, so that it serves.
+    pub serving: bool,
     /// The epoch of the leader whose history it has.
     pub epoch: Epoch,
     /// The newest transaction in its log.
@@ -413,7 +416,7 @@ impl Effects {
     /// Whether a connection's outbox is so full that answers to it wait until there is room.
     pub fn is_full(&self, conn: ConnId) -> bool {
         let outbox = self.outboxes.get(conn.index as usize);
-        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES)
+        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES && !is(Fault::OutboxUnbounded))
     }
 
     /// Notes that the node has more to say to a connection.

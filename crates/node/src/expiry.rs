@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use oxkeeper_proto::SessionId;
 use oxkeeper_tree::{Map, Seeded};
+use oxkeeper_zab::LinkId;
 use slab::Slab;
 
 use crate::effects::ConnId;
@@ -31,6 +32,19 @@ pub(crate) struct Tracked {
     pub(crate) address: Option<IpAddr>,
     /// Closing is proposed: nothing may touch it any more.
     pub(crate) closing: bool,
+    /// Of a leader: which server's connection it is.
+    pub(crate) owner: Owner,
+}
+
+/// Whose connection a session is, as a leader knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Whoever writes first.
+    Nobody,
+    /// This server's.
+    Here,
+    /// A learner's.
+    Learner(LinkId),
 }
 
 /// All sessions, by expiry.
@@ -70,6 +84,7 @@ impl Expiry {
             conn: None,
             address: None,
             closing: false,
+            owner: Owner::Nobody,
         };
         let key = self.sessions.insert(tracked);
         self.keys.insert(session, key);
@@ -99,6 +114,12 @@ impl Expiry {
             }
             _ => false,
         }
+    }
+
+    /// A session and its timeout, if it was heard of since a time and is not closing.
+    pub(crate) fn heard_since(&self, key: Key, since_ms: i64) -> Option<(SessionId, i64)> {
+        let tracked = self.sessions.get(key.0)?;
+        (tracked.heard_ms >= since_ms && !tracked.closing).then_some((tracked.session, tracked.timeout_ms))
     }
 
     /// Gives a session another timeout, from now on.

@@ -3,21 +3,20 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{ErrorCode, OpCode, Request, SessionId, Xid, Zxid};
 use oxkeeper_tree::{Changes, Identity, Pending, Tree};
 use oxkeeper_zab::Solo;
 use tracing::{info, warn};
 
 use crate::conn::{Conn, Conns, Phase, Waiting};
-use crate::effects::{ConnId, Effects, Input, Now, RequestCounts, SnapshotStep};
+use crate::effects::{ConnId, Effects, Input, Now, RequestCounts};
 use crate::expiry::Expiry;
+use crate::member::{Duty, Order};
 use crate::scarcity::Scarcity;
 use crate::settings::Settings;
 use crate::throttle::Throttle;
 use crate::watch::{Notice, Watches};
-
-/// Bytes of a snapshot that are gathered at once: a fraction of a millisecond's work.
-const SLICE_BYTES: usize = 256 * 1024;
 
 /// Where memory has a limit, longer frames are counted while they wait. Shorter ones are bounded by their number.
 const COUNTED_BYTES: usize = 4096;
@@ -33,7 +32,7 @@ pub struct Node {
     pub(crate) settings: Settings,
     pub(crate) tree: Tree,
     pub(crate) pending: Pending,
-    pub(crate) solo: Solo,
+    pub(crate) order: Order,
     /// Who asked for the transactions on their way, in order.
     pub(crate) origins: VecDeque<(Zxid, Option<ConnId>)>,
     pub(crate) conns: Conns,
@@ -45,15 +44,15 @@ pub struct Node {
     pub(crate) now: Now,
     started: Duration,
     /// Sessions whose time is over and whose closing is not proposed yet.
-    expired: VecDeque<SessionId>,
+    pub(crate) expired: VecDeque<SessionId>,
     /// No session expires before this: the server itself was stalled, and what its clients sent meanwhile
     /// may still wait in its sockets.
     expire_from_ms: i64,
     /// The boundary for whose lateness the grace was given.
     graced_ms: i64,
-    reap_at_ms: i64,
+    pub(crate) reap_at_ms: i64,
     /// Where the search for what may go goes on, and how much more of it may go in this round.
-    reaping: Option<(u32, usize)>,
+    pub(crate) reaping: Option<(u32, usize)>,
     check_idle_at_ms: i64,
     pub(crate) counts: RequestCounts,
     pub(crate) outstanding: usize,
@@ -97,7 +96,7 @@ impl Node {
         }
         Node {
             pending: Pending::new(settings.seed ^ 2, &tree),
-            solo: Solo::new(tree.last_zxid()),
+            order: Order::Solo(Solo::new(tree.last_zxid())),
             origins: VecDeque::new(),
             conns: Conns::default(),
             watches: Watches::new(settings.seed ^ 3),
@@ -137,12 +136,19 @@ impl Node {
         self.now = now;
         match input {
             Input::Frame { conn, bytes } => self.frame(conn, bytes, fx),
-            Input::Persisted(ticket) => {
-                self.solo.persisted(ticket);
-                self.commit(fx);
+            Input::Persisted(ticket) => match &mut self.order {
+                Order::Solo(solo) => {
+                    solo.persisted(ticket);
+                    self.commit(fx);
+                }
+                Order::Ensemble(member) => member.agreement.persisted(millis(now.mono), ticket),
+            },
+            Input::Notification { from, message } => {
+                if let Order::Ensemble(member) = &mut self.order {
+                    member.agreement.notification(millis(now.mono), from, message);
+                }
             }
-            // A standalone server has no peers.
-            Input::Notification { .. } | Input::Peer(_) => {}
+            Input::Peer(input) => self.peer(input, fx),
             Input::Word { conn } => {
                 self.counts.received += 1;
                 if let Some(conn) = self.conns.get_mut(conn) {
@@ -155,23 +161,32 @@ impl Node {
             Input::Closed { conn } => self.closed(conn, fx),
             Input::Scarce(scarcity) => self.hear_scarcity(scarcity, fx),
             Input::TakeSnapshot => self.take_snapshot(fx),
-            Input::SliceWritten => self.next_slice(fx),
-            Input::SnapshotFailed => self.tree.abandon_snapshot(),
+            Input::SliceWritten => self.slice_written(fx),
+            Input::SnapshotFailed => self.snapshot_failed(),
             Input::Query(id, query) => {
                 let answer = self.query(query);
                 fx.answers.push((id, answer));
             }
+        }
+        if let Order::Ensemble(_) = &self.order {
+            self.carry_out(fx);
         }
     }
 
     /// When the node wants a [`Input::Tick`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Duration {
-        let expiry_ms = self.expiry.deadline_ms().unwrap_or(i64::MAX).max(self.expire_from_ms);
         if self.reaping.is_some() {
             return self.now.mono;
         }
-        let soonest = expiry_ms.min(self.reap_at_ms).min(self.check_idle_at_ms);
+        let mut soonest = self.check_idle_at_ms;
+        if self.duty() == Duty::Decides {
+            let expiry_ms = self.expiry.deadline_ms().unwrap_or(i64::MAX).max(self.expire_from_ms);
+            soonest = soonest.min(expiry_ms).min(self.reap_at_ms);
+        }
+        if let Order::Ensemble(member) = &self.order {
+            soonest = soonest.min(member.deadline_ms());
+        }
         Duration::from_millis(u64::try_from(soonest).unwrap_or(0))
     }
 
@@ -231,6 +246,15 @@ impl Node {
 
     fn tick(&mut self, fx: &mut Effects) {
         let now_ms = millis(self.now.mono);
+        if let Order::Ensemble(member) = &mut self.order {
+            member.agreement.tick(now_ms);
+        }
+        if now_ms >= self.check_idle_at_ms {
+            self.close_sessionless(now_ms, fx);
+        }
+        if self.duty() != Duty::Decides {
+            return;
+        }
         self.notice_stall(now_ms);
         if now_ms >= self.expire_from_ms {
             self.expire(now_ms, fx);
@@ -242,9 +266,6 @@ impl Node {
             let most = (reap.per_minute_max.saturating_mul(reap.interval_ms) / 60_000).max(1);
             self.reap(0, usize::try_from(most).unwrap_or(usize::MAX), fx);
             self.reap_at_ms = now_ms.saturating_add(self.settings.reap.interval_ms);
-        }
-        if now_ms >= self.check_idle_at_ms {
-            self.close_sessionless(now_ms, fx);
         }
     }
 
@@ -265,6 +286,7 @@ impl Node {
 
     /// Closes sessions that were silent for too long; a few at once, where very many were.
     fn expire(&mut self, now_ms: i64, fx: &mut Effects) {
+        let now_ms = if is(Fault::WallClockExpiry) { self.now.wall_ms } else { now_ms };
         let mut due = std::mem::take(&mut self.expired);
         self.expiry.due(now_ms, &mut due);
         self.expired = due;
@@ -274,6 +296,7 @@ impl Node {
     /// Goes on closing, as far as there is room among what is proposed.
     pub(crate) fn close_expired(&mut self, fx: &mut Effects) {
         while self.pending.len() < PROPOSED_BY_EXPIRY
+            && self.duty() == Duty::Decides
             && let Some(session) = self.expired.pop_front()
         {
             let Some(key) = self.expiry.key(session) else { continue };
@@ -311,22 +334,6 @@ impl Node {
         self.check_idle_at_ms = next;
         for id in idle {
             self.close(id, fx);
-        }
-    }
-
-    fn take_snapshot(&mut self, fx: &mut Effects) {
-        match self.tree.begin_snapshot() {
-            Some(start) => {
-                fx.snapshot.push(SnapshotStep::Begin(start));
-                self.next_slice(fx);
-            }
-            None => warn!("Too busy to snap, skipping"),
-        }
-    }
-
-    fn next_slice(&mut self, fx: &mut Effects) {
-        if let Some(slice) = self.tree.next_slice(SLICE_BYTES) {
-            fx.snapshot.push(SnapshotStep::Slice { bytes: slice.bytes, last: slice.last });
         }
     }
 

@@ -14,7 +14,8 @@
 //! *Durable work* stands in [`Effects::durable`](crate::Effects::durable) in order, each piece with a ticket that
 //! rises by one; `Persisted(ticket)` says that this piece and all before it are on the disk: file contents synced,
 //! renames synced by their directory. The driver may batch as it likes but never reorders. A driver that cannot do a
-//! piece stops the server; the one exception is a snapshot, for which it says `SnapshotFailed`. A crash may fall
+//! piece stops the server; the one exception is a snapshot, for which it says `SnapshotFailed` and then, if it
+//! was one to install, counts that piece as done. A crash may fall
 //! between any two pieces.
 //!
 //! *Snapshots to a link.* After `Send(Snap)` the node gives one [`LinkEffect::Snapshot`] slice; the driver says
@@ -30,7 +31,7 @@
 //! *Tasks* take long and end with an input of their own. [`Task::ReadLog`] ends with `LogRead`, [`Task::Reload`] with
 //! `Reloaded`. They see all durable work that was handed over before them.
 //!
-//! *The start.* `Node::member(settings, ensemble, recovered, now, &mut effects)` makes a server of an ensemble of what
+//! *The start.* [`Node::member`](crate::Node::member) makes a server of an ensemble of what
 //! recovery found; it is looking for a leader from its first step on. What recovery may find after a crash: a log
 //! whose last transaction is of a later epoch than `currentEpoch` (a synchronization was cut short; the epoch stays
 //! what the file says), and files `X.tmp` that count for nothing.

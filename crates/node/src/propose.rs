@@ -1,15 +1,19 @@
 //! Stages 4 and 5: a request becomes a transaction, the transaction a proposal.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use oxkeeper_proto::{
-    CreateMode, ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid, Zxid,
+    CreateMode, EnsembleConfig, ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid,
+    Zxid, path,
 };
 use oxkeeper_tree::{Asker, Identity, Stamp};
 use oxkeeper_zab::{Durable, Proposal};
 use tracing::warn;
 
 use crate::effects::{ConnId, Effects};
-use crate::node::{Node, Standing};
+use crate::member::Order;
+use crate::node::{Node, Standing, millis};
 
 /// Who asks for a write.
 pub(crate) struct Asked<'a> {
@@ -33,12 +37,19 @@ impl Node {
         request: &Request<'_>,
         fx: &mut Effects,
     ) -> Result<Zxid, ErrorCode> {
-        let stamp = Stamp { zxid: self.solo.next_zxid(), time_ms: self.now.wall_ms };
+        let stamp = Stamp { zxid: self.next_zxid()?, time_ms: self.now.wall_ms };
         let asker = Asker { session: asked.session, identities: asked.identities, standing: asked.standing };
+        let mut reconfiguration = None;
+        let text;
         let prepared = match request {
-            Request::Reconfig(_) if !self.settings.reconfig => Err(ErrorCode::RECONFIGDISABLED),
-            // There is no ensemble to reconfigure.
-            Request::Reconfig(_) => Err(ErrorCode::UNIMPLEMENTED),
+            Request::Reconfig(wanted) => match self.plan_reconfig(asked, wanted, stamp.zxid) {
+                Ok(config) => {
+                    text = config.to_string();
+                    reconfiguration = Some(config);
+                    Ok(reconfig_txn(&text))
+                }
+                Err(code) => Err(code),
+            },
             _ => self.pending.prepare(&self.tree, asker, stamp, request),
         };
         let mut txn = match prepared {
@@ -63,30 +74,65 @@ impl Node {
                         asked.session,
                         self.scratch.len()
                     );
-                    self.pending.roll_back();
+                    if reconfiguration.is_none() {
+                        self.pending.roll_back();
+                    }
                     return Err(ErrorCode::MARSHALLINGERROR);
                 }
             };
             self.encode(asked, stamp, &txn);
         }
-        Ok(self.put_forward(asked, stamp.zxid, fx))
+        Ok(self.put_forward(asked, stamp.zxid, reconfiguration, fx))
     }
 
     /// Proposes the failure of a request whose body could not even be read.
-    pub(crate) fn propose_error(&mut self, asked: &Asked<'_>, code: ErrorCode, fx: &mut Effects) -> Zxid {
-        let stamp = Stamp { zxid: self.solo.next_zxid(), time_ms: self.now.wall_ms };
+    ///
+    /// # Errors
+    /// This server leads no longer.
+    pub(crate) fn propose_error(
+        &mut self,
+        asked: &Asked<'_>,
+        code: ErrorCode,
+        fx: &mut Effects,
+    ) -> Result<Zxid, ErrorCode> {
+        let stamp = Stamp { zxid: self.next_zxid()?, time_ms: self.now.wall_ms };
         self.encode(asked, stamp, &Txn::Error { code });
-        self.put_forward(asked, stamp.zxid, fx)
+        Ok(self.put_forward(asked, stamp.zxid, None, fx))
+    }
+
+    /// The zxid of the next proposal. A leader whose counter is used up leaves, so that a new epoch begins.
+    fn next_zxid(&mut self) -> Result<Zxid, ErrorCode> {
+        match &mut self.order {
+            Order::Solo(solo) => Ok(solo.next_zxid()),
+            Order::Ensemble(member) => match member.agreement.next_zxid() {
+                Some(zxid) => Ok(zxid),
+                None => {
+                    member.agreement.resign(millis(self.now.mono), "the zxids of this epoch are used up");
+                    Err(ErrorCode::CONNECTIONLOSS)
+                }
+            },
+        }
     }
 
     /// Puts what is encoded on its way.
-    fn put_forward(&mut self, asked: &Asked<'_>, zxid: Zxid, fx: &mut Effects) -> Zxid {
+    fn put_forward(
+        &mut self,
+        asked: &Asked<'_>,
+        zxid: Zxid,
+        reconfiguration: Option<Arc<EnsembleConfig>>,
+        fx: &mut Effects,
+    ) -> Zxid {
         self.proposal_sizes.add(self.scratch.len());
         let payload = Bytes::copy_from_slice(&self.scratch);
         let proposal = Proposal { zxid, payload };
-        let ticket = self.solo.propose(proposal.clone());
         self.origins.push_back((zxid, asked.origin));
-        fx.durable.push((ticket, Durable::Append(proposal)));
+        match &mut self.order {
+            Order::Solo(solo) => {
+                let ticket = solo.propose(proposal.clone());
+                fx.durable.push((ticket, Durable::Append(proposal)));
+            }
+            Order::Ensemble(member) => member.agreement.propose(proposal, reconfiguration),
+        }
         zxid
     }
 
@@ -104,6 +150,12 @@ impl Node {
             out.put_long(self.pending.digest());
         }
     }
+}
+
+/// The transaction that carries a configuration.
+fn reconfig_txn(text: &str) -> Txn<'_> {
+    let data = Some(text.as_bytes());
+    Txn::SetData { op: OpCode::Reconfig, path: path::CONFIG.into(), data, version: -1 }
 }
 
 /// Whether a request that is malformed as a whole fails with a zxid of its own: unless the first thing wrong

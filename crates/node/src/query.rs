@@ -1,9 +1,9 @@
 //! What operators ask, answered as data. The driver makes text of it.
 
-use oxkeeper_proto::{Epoch, SessionId};
+use oxkeeper_proto::SessionId;
 
 use crate::conn::{Conn, Phase};
-use crate::effects::{Answer, ConnectionReport, ExpiryReport, Query, RequestCounts, Role, Size, Status};
+use crate::effects::{Answer, ConnectionReport, ExpiryReport, Query, RequestCounts, Size, Status};
 use crate::node::{Node, Sizes, millis};
 
 /// What is listed in one step: a fraction of a millisecond's work.
@@ -88,11 +88,7 @@ impl Node {
             sessions_expired: self.sessions_expired,
             scarcity: self.scarcity,
             uptime: self.uptime(),
-            role: Role::Standalone,
-            epoch: Epoch(0),
-            last_logged: self.solo.last_proposed(),
-            leader: None,
-            learners: (0, 0),
+            ..self.role_status()
         }
     }
 

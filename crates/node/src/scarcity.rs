@@ -8,7 +8,7 @@ use oxkeeper_proto::{ErrorCode, OpCode, Request};
 use oxkeeper_tree::Tree;
 use tracing::{info, warn};
 
-use crate::effects::{Effects, SnapshotStep};
+use crate::effects::Effects;
 use crate::node::Node;
 
 /// What a server runs short of.
@@ -55,10 +55,9 @@ impl Node {
             }
         }
         // What changes under a snapshot is copied for it, and there is no room for copies.
-        if scarcity.memory == Memory::Critical && self.tree.snapshot_under_way().is_some() {
+        if scarcity.memory == Memory::Critical && self.writes_snapshot() {
             warn!("Giving up the snapshot under way: it takes memory that is not there");
-            self.tree.abandon_snapshot();
-            fx.snapshot.push(SnapshotStep::Abandon);
+            self.abandon_snapshot(fx);
         }
     }
 

@@ -23,7 +23,7 @@ pub const PROTOCOL_VERSION: i32 = 0x1_0000;
 ///
 /// Where the protocol fixes a packet's zxid it is not a field: it is written as Java writes it and not looked
 /// at when read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PeerPacket {
     /// A learner forwards what a client asks.
     Request(ForwardedRequest),
@@ -155,7 +155,7 @@ pub enum PeerPacket {
 }
 
 /// A client's request as a learner forwards it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ForwardedRequest {
     /// The client's session.
     pub session: SessionId,
@@ -170,7 +170,7 @@ pub struct ForwardedRequest {
 }
 
 /// One identity of a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AuthId {
     /// The scheme.
     pub scheme: String,
@@ -179,7 +179,7 @@ pub struct AuthId {
 }
 
 /// What a learner says of itself. Sent with all fields; older servers leave the last ones out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LearnerInfo {
     /// Its id. `None` from the very oldest servers.
     pub id: Option<ServerId>,

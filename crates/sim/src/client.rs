@@ -93,6 +93,8 @@ pub struct Client {
     last_zxid: Zxid,
     next_xid: i32,
     in_flight: VecDeque<usize>,
+    /// How many of those are pings.
+    pings: usize,
     read: Vec<u8>,
     wanted: Wanted,
     identities: Rc<Vec<Identity>>,
@@ -135,6 +137,7 @@ impl Client {
             last_zxid: Zxid::ZERO,
             next_xid: 1,
             in_flight: VecDeque::new(),
+            pings: 0,
             read: Vec::new(),
             wanted: Wanted::default(),
             identities: Rc::new(Vec::new()),
@@ -160,7 +163,7 @@ impl Client {
     /// Whether it has a session now and nothing that it waits for.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.dead || matches!(self.phase, Phase::Open(_)) && self.in_flight.is_empty()
+        self.dead || matches!(self.phase, Phase::Open(_)) && self.in_flight.len() == self.pings
     }
 
     /// Whether it has given up its session by falling silent.
@@ -275,6 +278,7 @@ impl Client {
         self.closing = false;
         self.read.clear();
         self.conn += 1;
+        self.pings = 0;
         for index in std::mem::take(&mut self.in_flight) {
             if !is(Fault::CallLostOnReconnect) {
                 stage.history.settle(index, Outcome::Unknown);
@@ -329,7 +333,9 @@ impl Client {
         self.timeout = u64::try_from(response.timeout_ms).unwrap_or(0) * MS;
         let seen = Seen::Opened { session: self.session, is_new, last_zxid: self.last_zxid };
         stage.see(self.index, self.conn, seen);
-        stage.session_opened(self.index, self.session, response.timeout_ms);
+        let (now, session) = (stage.queue.now(), self.session);
+        let timeout_ms = response.timeout_ms;
+        stage.trace.note(now, || format!("client {}: session {session}, {timeout_ms} ms", self.index));
         self.identities =
             Rc::new(vec![Identity { scheme: "ip".into(), id: Client::address(self.index).to_string() }]);
         for user in self.habits.users.clone() {
@@ -404,6 +410,7 @@ impl Client {
             return stage.violate(15, what);
         }
         let told = Told { at: now, zxid: header.zxid, err: header.err, body: reader.rest().to_vec() };
+        self.pings -= usize::from(call.op == OpCode::Ping);
         let is_closed = call.op == OpCode::CloseSession && header.err.is_ok();
         let request = call.request();
         if let Some(request) = &request {
@@ -420,7 +427,6 @@ impl Client {
         stage.see(self.index, self.conn, Seen::Reply(index));
         stage.counts.answered += 1;
         if is_closed {
-            stage.session_closed(self.session);
             self.forget_session();
             self.lost(stage);
         }
@@ -471,7 +477,7 @@ impl Client {
 
     /// Asks something; tells whether it could be asked now.
     pub fn ask(&mut self, stage: &mut Stage, request: &Request<'_>) -> bool {
-        if !matches!(self.phase, Phase::Open(_)) {
+        if self.dead || !matches!(self.phase, Phase::Open(_)) {
             return false;
         }
         let xid = self.next_xid;
@@ -525,6 +531,7 @@ impl Client {
                     return self.lost(stage);
                 }
                 if stage.queue.now() - self.sent >= self.timeout / 3 {
+                    self.pings += 1;
                     self.ask_as(stage, Xid::PING.0, &Request::Ping);
                 }
                 self.plan(stage, self.timeout / 6, ClientEvent::Beat);

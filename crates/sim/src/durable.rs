@@ -72,7 +72,8 @@ impl File {
             let [_, _, _, _, c0, c1, c2, c3, l0, l1, l2, l3] = *head;
             let len = usize::try_from(i32::from_be_bytes([l0, l1, l2, l3])).unwrap_or(0);
             let Some(payload) = tail.get(..len).filter(|payload| payload.len() >= 32) else { return };
-            if tail.get(len) != Some(&b'B') || adler32(payload) != u32::from_be_bytes([c0, c1, c2, c3]) {
+            // What the end mark is does not matter, but it must be there.
+            if tail.get(len).is_none() || adler32(payload) != u32::from_be_bytes([c0, c1, c2, c3]) {
                 return;
             }
             let Some(zxid) = payload.get(12..20).and_then(|b| b.first_chunk::<8>()) else { return };

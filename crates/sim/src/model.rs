@@ -637,8 +637,8 @@ mod tests {
         let codes = vec![OpResult::Error(ErrorCode::OK), OpResult::Error(ErrorCode::NONODE)];
         assert_eq!(model.write(writer(4), &list), Ok(Reply::Multi(codes)));
         assert_eq!(model.digest(), before);
-        let sequential = create("/a/s-", 2);
-        let made = model.write(writer(5), &sequential).unwrap();
+        let request = create("/a/s-", 2);
+        let made = model.write(writer(5), &request).unwrap();
         assert_eq!(made, Reply::Path(Some("/a/s-0000000001".into())));
         assert_eq!(model.stat("/a").cversion, 3, "two creations, one deletion");
     }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use oxkeeper_node::{Node, OUTBOX_BYTES};
-use oxkeeper_proto::{Reader, ReplyHeader, SessionId, Zxid};
+use oxkeeper_proto::{
+    ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
+};
 use oxkeeper_storage::SimDisk;
 
 use crate::durable::DurableLog;
+use crate::network::LinkId;
 use crate::queue::{MS, Nanos};
 
 /// A statement that did not hold.
@@ -27,10 +30,12 @@ pub struct SessionFacts {
     pub client: usize,
     /// Its timeout.
     pub timeout: Nanos,
-    /// When a server last heard its client.
+    /// When a server last heard of it.
     pub heard: Nanos,
-    /// Whether its client has asked to end it and was told that it is.
-    pub closed: bool,
+    /// When it had heard of it before: what a turn takes in after it ended the session came too late.
+    pub heard_before: Nanos,
+    /// The connection that it is served on.
+    pub link: LinkId,
 }
 
 /// How much a run checked, by invariant.
@@ -52,8 +57,10 @@ pub struct Observer {
     pub visible: Zxid,
     /// By session.
     pub sessions: BTreeMap<SessionId, SessionFacts>,
-    /// By client, its session.
-    current: BTreeMap<usize, SessionId>,
+    /// By connection, its session.
+    by_link: BTreeMap<LinkId, SessionId>,
+    /// When a server was asked for a session on a connection that has none yet. A session's time runs from there.
+    asked: BTreeMap<LinkId, Nanos>,
     /// How often each invariant was put to the test.
     pub checked: Checked,
     standalone: bool,
@@ -72,7 +79,8 @@ impl Observer {
             last_applied: vec![Zxid::ZERO; servers],
             visible: Zxid::ZERO,
             sessions: BTreeMap::new(),
-            current: BTreeMap::new(),
+            by_link: BTreeMap::new(),
+            asked: BTreeMap::new(),
             checked: [0; 32],
             standalone: servers == 1,
         }
@@ -135,8 +143,14 @@ impl Observer {
         }
     }
 
-    /// A transaction is handed to a server's log.
-    pub fn logged(&mut self, zxid: Zxid, now: Nanos) {
+    /// A transaction is handed to the log of a server whose clock runs at this rate.
+    pub fn logged(&mut self, zxid: Zxid, payload: &[u8], now: Nanos, rate: f64) {
+        if let Ok(header) = TxnHeader::decode(&mut Reader::new(payload))
+            && header.op == OpCode::CloseSession
+            && header.cxid.0 == 0
+        {
+            self.expired(header.session, now, rate);
+        }
         if self.standalone {
             self.proposed.insert(zxid, now);
         } else {
@@ -189,38 +203,48 @@ impl Observer {
     /// So many bytes wait for a client.
     pub fn waits(&mut self, server: usize, bytes: usize) {
         // One reply may exceed the bound, and events are not held back.
-        let most = OUTBOX_BYTES + (4 << 20);
+        let most = OUTBOX_BYTES + (1 << 20);
         self.check(20, bytes <= most, || format!("{bytes} bytes wait for a client of server {server}"));
     }
 
-    /// A server heard a client.
-    pub fn heard(&mut self, client: usize, now: Nanos) {
-        if let Some(session) = self.current.get(&client)
+    /// A server heard a client on a connection. Only the one that its session is served on keeps the session alive.
+    pub fn heard(&mut self, link: LinkId, frame: &[u8], now: Nanos) {
+        // Auth packets are no sign of life, in ZooKeeper neither.
+        let op = RequestHeader::decode(&mut Reader::new(frame)).ok().map(|header| header.op);
+        if op == Some(OpCode::Auth.number()) || op == Some(OpCode::Sasl.number()) {
+            return;
+        }
+        if let Some(session) = self.by_link.get(&link)
             && let Some(facts) = self.sessions.get_mut(session)
+            && facts.link == link
         {
+            if facts.heard < now {
+                facts.heard_before = facts.heard;
+            }
             facts.heard = now;
         }
+        if !self.by_link.contains_key(&link) {
+            self.asked.entry(link).or_insert(now);
+        }
     }
 
-    /// A client has a session.
-    pub fn session_opened(&mut self, client: usize, session: SessionId, timeout_ms: i32, now: Nanos) {
-        let timeout = u64::try_from(timeout_ms).unwrap_or(0) * MS;
-        self.current.insert(client, session);
-        let facts = SessionFacts { client, timeout, heard: now, closed: false };
-        let known = *self.sessions.entry(session).or_insert(facts);
-        self.check(13, known.client == client, || {
-            format!("{session} belongs to client {} and was given to client {client}", known.client)
+    /// A server has told a client which session its connection has.
+    pub fn greeted(&mut self, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
+        let Ok(response) = ConnectResponse::decode(frame) else { return };
+        let session = response.session_id;
+        if session == SessionId::NONE {
+            return;
+        }
+        let timeout = u64::try_from(response.timeout_ms).unwrap_or(0) * MS;
+        self.by_link.insert(link, session);
+        let heard = self.asked.remove(&link).unwrap_or(now);
+        let facts = SessionFacts { client, timeout, heard, heard_before: heard, link };
+        let known = self.sessions.entry(session).or_insert(facts);
+        let whose = known.client;
+        *known = SessionFacts { client: whose, ..facts };
+        self.check(13, whose == client, || {
+            format!("{session} belongs to client {whose} and was given to client {client}")
         });
-        if let Some(facts) = self.sessions.get_mut(&session) {
-            facts.timeout = timeout;
-        }
-    }
-
-    /// A client was told that its session has ended as it asked.
-    pub fn session_closed(&mut self, session: SessionId) {
-        if let Some(facts) = self.sessions.get_mut(&session) {
-            facts.closed = true;
-        }
     }
 
     /// The whole history was checked and holds: counts what that was.
@@ -236,9 +260,10 @@ impl Observer {
     }
 
     /// A server proposed to end a session by itself; `rate` is its clock's.
-    pub fn expired(&mut self, session: SessionId, now: Nanos, rate: f64) {
+    fn expired(&mut self, session: SessionId, now: Nanos, rate: f64) {
         let Some(facts) = self.sessions.get(&session).copied() else { return };
-        let silence = (now.saturating_sub(facts.heard)) as f64 * rate;
+        let heard = if facts.heard == now { facts.heard_before } else { facts.heard };
+        let silence = (now.saturating_sub(heard)) as f64 * rate;
         self.check(14, silence >= facts.timeout as f64, || {
             format!(
                 "{session} expires after {} ms of silence, its timeout is {} ms",

@@ -431,10 +431,10 @@ impl Server {
             if conn.closing || !conn.reading {
                 return;
             }
-            let (id, link, client) = (*id, conn.link, conn.client);
+            let (id, link) = (*id, conn.link);
             match conn.frames.take() {
                 Ok(Some(frame)) => {
-                    stage.observer.heard(client, stage.queue.now());
+                    stage.observer.heard(link, &frame, stage.queue.now());
                     self.step(stage, Input::Frame { conn: id, bytes: &frame });
                 }
                 Ok(None) => return,
@@ -459,7 +459,7 @@ impl Server {
         let Some(process) = &mut self.process else { return };
         for (ticket, work) in process.fx.durable.drain(..) {
             if let Durable::Append(proposal) = &work {
-                stage.observer.logged(proposal.zxid, stage.queue.now());
+                stage.observer.logged(proposal.zxid, &proposal.payload, stage.queue.now(), self.clock.rate);
             }
             process.durable.push_back((ticket, work));
         }
@@ -525,6 +525,8 @@ impl Server {
             while let Ok(Some(frame)) = conn.said.take() {
                 if std::mem::replace(&mut conn.greeted, true) {
                     stage.observer.replied(self.index, &self.disk, &frame);
+                } else {
+                    stage.observer.greeted(conn.client, conn.link, &frame, stage.queue.now());
                 }
             }
             let waiting = process.fx.waiting_len(id);

@@ -77,8 +77,21 @@ fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Rep
     heal(&mut world);
     converge(&mut world);
     audit(&mut world);
+    check_waiting(&mut world);
     check(&mut world, swarm);
     report(seed, world)
+}
+
+/// Nobody may wait for good.
+fn check_waiting(world: &mut World) {
+    let stage = &mut world.stage;
+    let waits = |call: &&crate::history::Call| call.result == crate::history::Outcome::Waiting;
+    if let Some(call) = stage.history.calls.iter().find(waits)
+        && !stage.has_failed()
+    {
+        let what = format!("client {} never hears what became of {:?}", call.client, call.request());
+        stage.violate(23, what);
+    }
 }
 
 /// The books: the whole history against the agreed order.

@@ -125,10 +125,16 @@ impl Swarm {
             let restless = if profile == Profile::Session { 60 } else { chance.one_of([0, 0, 5, 20]) };
             let users = (0..USERS.len()).filter(|_| chance.happens(0.3)).collect();
             let tick_ms = u64::try_from(self.server.tick_ms).unwrap_or(1);
+            let (kind, flood) = match (kind, profile) {
+                // A flood is much for a run: not in every one, and one at a time.
+                (Kind::Flood, Profile::Watch) if self.clients.is_empty() => (kind, true),
+                (Kind::Flood, _) => (Kind::Register, false),
+                _ => (kind, false),
+            };
             let habits = Habits {
                 timeout_ms: i32::try_from(tick_ms * timeout_ticks).unwrap_or(10_000),
                 pause: SECOND * count as u64 / rate,
-                pipeline: 1 + chance.index(8),
+                pipeline: if flood { 100 } else { 1 + chance.index(8) },
                 users,
                 restless,
                 moves: chance.one_of([0, 2, 10]),

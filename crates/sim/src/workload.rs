@@ -30,11 +30,13 @@ pub enum Kind {
     Reaped,
     /// Every operation with odd arguments.
     Chaos,
+    /// Large replies, many at once.
+    Flood,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Register,
         Kind::Append,
         Kind::Multi,
@@ -45,6 +47,7 @@ impl Kind {
         Kind::Acl,
         Kind::Reaped,
         Kind::Chaos,
+        Kind::Flood,
     ];
 }
 
@@ -156,6 +159,7 @@ impl Workload {
             Kind::Acl => self.acl(chance),
             Kind::Reaped => self.reaped(chance),
             Kind::Chaos => self.chaos(chance),
+            Kind::Flood => flood(chance),
         }
     }
 
@@ -423,6 +427,13 @@ impl Workload {
             self.next.push_back(encoded(&Request::GetData { path: path.into(), watch: true }));
         }
     }
+}
+
+fn flood(chance: &mut Chance) -> Encoded {
+    if chance.happens(0.05) {
+        return encoded(&Request::Create(create("/big", &[b'b'; 40_000], 0)));
+    }
+    encoded(&Request::GetData { path: "/big".into(), watch: false })
 }
 
 fn some_list(chance: &mut Chance) -> AclList<'static> {

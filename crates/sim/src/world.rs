@@ -99,18 +99,6 @@ impl Stage {
         self.history.see(client, conn, self.queue.now(), seen);
     }
 
-    /// A client has a session.
-    pub fn session_opened(&mut self, client: usize, session: SessionId, timeout_ms: i32) {
-        let now = self.queue.now();
-        self.trace.note(now, || format!("client {client}: session {session}, timeout {timeout_ms} ms"));
-        self.observer.session_opened(client, session, timeout_ms, now);
-    }
-
-    /// A client was told that its session has ended as it asked.
-    pub fn session_closed(&mut self, session: SessionId) {
-        self.observer.session_closed(session);
-    }
-
     /// A client was told that its session is over.
     pub fn session_refused(&mut self, _client: usize, session: SessionId) {
         if session != SessionId::NONE {

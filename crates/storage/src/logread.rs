@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::Zxid;
 use tracing::warn;
 
@@ -99,6 +100,12 @@ impl LogReader {
     #[must_use]
     pub fn tear(&self) -> Option<&Tear> {
         self.tear.as_ref()
+    }
+
+    /// The offset, in the file that is being read, of the end of the record that was read last.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.current.as_ref().map_or(FILE_HEADER.len() as u64, |scan| scan.next_at)
     }
 
     /// The last file, and where its records end, once everything is read.
@@ -304,7 +311,7 @@ impl Scan {
         let Some(payload) = record.get(RECORD_HEADER..whole - 1).filter(|_| record.len() == whole) else {
             return Ok(Found::Broken("the record is cut short".into()));
         };
-        if adler(payload) != checksum {
+        if adler(payload) != checksum && !is(Fault::TornTailAccepted) {
             return Ok(Found::Broken("CRC check failed".into()));
         }
         let zxid = payload.get(12..20).and_then(|b| b.first_chunk()).map(|b| Zxid(i64::from_be_bytes(*b)));
@@ -342,7 +349,7 @@ impl Scan {
         let at = self.record_at;
         let end = self.last_nonzero(at)?.unwrap_or(at);
         let window = batch_window(limits);
-        if end - at > window {
+        if end - at > window && !is(Fault::DamageTakenForTail) {
             let what = format!(
                 "{what}, and {} bytes of later records follow: acknowledged transactions are damaged. Restore the \
                  file from a backup, or let this server fetch a snapshot from the ensemble",

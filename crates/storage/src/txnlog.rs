@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{Put, Zxid};
 use tracing::{debug, info, warn};
 
@@ -213,8 +214,12 @@ impl TxnLog {
         log.prepared_to = log.prepared_to.max(log.end + part.len() as u64);
         log.file.write_at(part, log.end).map_err(|error| StorageError::io("writing", &log.path, error))?;
         if self.options.sync {
+            let synced = match log.file.sync_data() {
+                Err(_) if is(Fault::SyncRetried) => log.file.sync_data(),
+                synced => synced,
+            };
             // What a failed sync has lost nobody knows, whatever the reason: no trying again.
-            log.file.sync_data().map_err(|error| StorageError::failed("syncing", &log.path, error))?;
+            synced.map_err(|error| StorageError::failed("syncing", &log.path, error))?;
         }
         log.end += part.len() as u64;
         Ok(())

@@ -389,6 +389,17 @@ impl Tree {
         }
     }
 
+    /// Replaces what `/zookeeper/config` shows, where no transaction does. It is in no digest, and its times are not
+    /// touched: every server of an ensemble must hold the same.
+    pub fn set_config(&mut self, text: &[u8], version: Zxid) {
+        let Some(slot) = self.nodes.find(path::CONFIG) else { return };
+        self.freeze(slot);
+        self.replace_data(slot, path::CONFIG, Some(text));
+        let node = self.nodes.get_mut(slot);
+        node.version = -1;
+        node.mzxid = version;
+    }
+
     /// Notes that `zxid` is applied.
     pub(crate) fn advance(&mut self, zxid: Zxid) {
         self.last_zxid = self.last_zxid.max(zxid);

@@ -56,7 +56,7 @@ pub struct Setup {
     pub seed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum Role {
     /// The last role is over; what was handed to the disk is waited for, and perhaps the state read again.
     Between {
@@ -70,7 +70,7 @@ enum Role {
 }
 
 /// A server's part in the agreement.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Agreement {
     cx: Common,
     election: Election,
@@ -102,12 +102,13 @@ impl Agreement {
             committed: setup.committed,
             seen,
             reconfig: setup.reconfig,
-            history: History::new(setup.recent),
+            history: History::up_to(setup.last, setup.recent),
             last_logged: setup.last,
             last_applied: setup.last,
             emptied: setup.emptied && !is(Fault::WipedVotes),
             force_snapshot: setup.force_snapshot,
             may_read_log: setup.may_read_log,
+            appending: VecDeque::new(),
             ticket: Ticket(0),
             persisted: Ticket(0),
             tasks: 0,
@@ -223,7 +224,7 @@ impl Agreement {
             && *awaited == Some(task)
         {
             (*reload, *awaited) = (false, None);
-            self.cx.history = History::new(recent);
+            self.cx.history = History::up_to(last, recent);
             (self.cx.last_logged, self.cx.last_applied) = (last, last);
             self.cx.now_ms = now_ms;
             self.after_drain();
@@ -235,7 +236,7 @@ impl Agreement {
         });
     }
 
-    /// A snapshot of everything up to `zxid` begins for a learner.
+    /// A snapshot of everything up to `zxid` begins for a learner, and was announced to it.
     pub fn snapshot_begins(&mut self, link: LinkId, zxid: Zxid) {
         if let Role::Leading(leader) = &mut self.role {
             leader.snapshot_begins(&mut self.cx, link, zxid);
@@ -249,15 +250,12 @@ impl Agreement {
         }
     }
 
-    /// Whether a part of a snapshot on this link is wanted; notes that something came.
-    pub fn takes_snapshot(&mut self, now_ms: i64, link: LinkId) -> bool {
+    /// The end of the snapshot of which a part has come on this link, if one is wanted from there.
+    pub fn takes_snapshot(&mut self, now_ms: i64, link: LinkId) -> Option<Zxid> {
         self.cx.now_ms = now_ms;
         match &mut self.role {
-            Role::Learning(learner) if learner.loads_from(link) => {
-                learner.heard(&self.cx);
-                true
-            }
-            _ => false,
+            Role::Learning(learner) => learner.loads_from(&self.cx, link),
+            _ => None,
         }
     }
 
@@ -359,6 +357,12 @@ impl Agreement {
         self.cx.send(link, packet);
     }
 
+    /// This server.
+    #[must_use]
+    pub fn me(&self) -> ServerId {
+        self.cx.me
+    }
+
     /// What this server is doing.
     #[must_use]
     pub fn state(&self) -> ServerState {
@@ -433,6 +437,13 @@ impl Agreement {
     #[must_use]
     pub fn epochs(&self) -> (Epoch, Epoch) {
         (self.cx.accepted, self.cx.current)
+    }
+
+    /// Whether a transaction up to this one is on its way to the log and not there yet. A snapshot must not become
+    /// whole before: after a crash it would hide a hole in the log.
+    #[must_use]
+    pub fn is_appending(&self, upto: Zxid) -> bool {
+        self.cx.appending.front().is_some_and(|(_, first)| *first <= upto)
     }
 
     /// The newest transaction handed to the log.
@@ -554,5 +565,90 @@ impl Agreement {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use oxkeeper_proto::ensemble::Member;
+
+    /// A leader of itself alone.
+    fn leader() -> Agreement {
+        let members = [(ServerId(1), Member::participant("h", 1, 2))].into();
+        let mut agreement = Agreement::new(Setup {
+            me: ServerId(1),
+            observes: false,
+            committed: Arc::new(EnsembleConfig::majority(members, Zxid::ZERO)),
+            seen: None,
+            reconfig: false,
+            limits: Limits { tick_ms: 1000, init: 10, sync: 5 },
+            timing: Timing::DEFAULT,
+            accepted: Epoch(0),
+            current: Epoch(0),
+            last: Zxid::ZERO,
+            recent: Vec::new(),
+            emptied: false,
+            force_snapshot: false,
+            may_read_log: true,
+            seed: 1,
+        });
+        agreement.start(0);
+        agreement.tick(200);
+        drain(&mut agreement);
+        agreement
+    }
+
+    fn drain(agreement: &mut Agreement) -> Vec<Action> {
+        let mut all = Vec::new();
+        while let Some(action) = agreement.next_action() {
+            if let Action::Durable(ticket, _) = &action {
+                agreement.persisted(200, *ticket);
+            }
+            all.push(action);
+        }
+        all
+    }
+
+    fn offer(agreement: &mut Agreement) -> Option<Zxid> {
+        let zxid = agreement.next_zxid()?;
+        agreement.propose(Proposal { zxid, payload: Bytes::new() }, None);
+        Some(zxid)
+    }
+
+    #[test]
+    fn one_server_is_a_quorum_of_itself() {
+        let mut agreement = leader();
+        assert!(agreement.is_serving());
+        let zxid = offer(&mut agreement).unwrap();
+        assert_eq!(zxid, Zxid::new(1, 1));
+        assert!(drain(&mut agreement).iter().any(|action| matches!(action, Action::Apply(_))));
+        agreement.sync_here(1);
+        assert_eq!(drain(&mut agreement), [Action::SyncDone(1)]);
+    }
+
+    /// ZOOKEEPER-1277: the counter ran over into the epoch, and zxids were used twice. Its last value is never
+    /// given out; the leader leaves, and the next epoch begins with 1.
+    #[test]
+    fn the_counter_never_runs_over() {
+        let mut agreement = leader();
+        let Role::Leading(leader) = &mut agreement.role else { panic!("it leads") };
+        leader.skip_to(Zxid::new(1, u32::MAX - 2));
+        assert_eq!(offer(&mut agreement), Some(Zxid::new(1, u32::MAX - 1)));
+        assert_eq!(offer(&mut agreement), None);
+        drain(&mut agreement);
+        agreement.resign(200, "used up");
+        drain(&mut agreement);
+        agreement.tick(400);
+        drain(&mut agreement);
+        assert_eq!(offer(&mut agreement), Some(Zxid::new(2, 1)));
+    }
+
+    #[cfg(feature = "planted")]
+    #[test]
+    fn a_counter_that_runs_over_is_found() {
+        let run = || std::panic::catch_unwind(the_counter_never_runs_over);
+        assert!(oxkeeper_planted::with(Fault::CounterOverflows, run).is_err());
     }
 }

@@ -12,7 +12,7 @@ use crate::history::History;
 use crate::quorum::{Oracle, Quorums};
 
 /// The times that an ensemble goes by, in ms.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub struct Limits {
     /// The unit: `tickTime`.
     pub tick_ms: i64,
@@ -37,7 +37,7 @@ impl Limits {
 }
 
 /// Something that is to be done, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send a vote.
     Notify(ServerId, Notification),
@@ -121,7 +121,7 @@ impl Leave {
 }
 
 /// What a role works with.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Common {
     /// This server.
     pub(crate) me: ServerId,
@@ -147,6 +147,8 @@ pub(crate) struct Common {
     pub(crate) emptied: bool,
     pub(crate) force_snapshot: bool,
     pub(crate) may_read_log: bool,
+    /// Appends that are not on the disk.
+    pub(crate) appending: VecDeque<(Ticket, Zxid)>,
     pub(crate) ticket: Ticket,
     pub(crate) persisted: Ticket,
     pub(crate) tasks: u64,
@@ -164,8 +166,11 @@ impl Common {
 
     /// Hands a transaction to the log.
     pub(crate) fn log(&mut self, proposal: Proposal) -> Ticket {
-        self.last_logged = proposal.zxid;
-        self.durable(Durable::Append(proposal))
+        let zxid = proposal.zxid;
+        self.last_logged = zxid;
+        let ticket = self.durable(Durable::Append(proposal));
+        self.appending.push_back((ticket, zxid));
+        ticket
     }
 
     /// Takes a configuration as the one last seen. Its file comes first, so whatever is durable after it is durable
@@ -215,6 +220,9 @@ impl Common {
     pub(crate) fn persisted(&mut self, ticket: Ticket) {
         assert!(ticket <= self.ticket, "{ticket:?} persisted, but only {:?} was given out", self.ticket);
         self.persisted = self.persisted.max(ticket);
+        while self.appending.front().is_some_and(|(ticket, _)| *ticket <= self.persisted) {
+            self.appending.pop_front();
+        }
     }
 
     pub(crate) fn is_persisted(&self, ticket: Ticket) -> bool {

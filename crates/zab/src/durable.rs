@@ -23,7 +23,7 @@ impl Ticket {
 }
 
 /// A transaction offered: encoded once, shared by log, history and peers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Proposal {
     /// Its place in the order.
     pub zxid: Zxid,
@@ -32,7 +32,7 @@ pub struct Proposal {
 }
 
 /// Something to make durable: file contents and, where a name is new, the directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Durable {
     /// Add a transaction to the end of the log.
     Append(Proposal),

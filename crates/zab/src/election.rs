@@ -131,7 +131,7 @@ pub enum Input {
 }
 
 /// Something to do for an election.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Send a message; it takes the place of one that still waits for the same peer. Dial the peer if it is
     /// not connected.

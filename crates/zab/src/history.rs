@@ -42,7 +42,7 @@ use crate::durable::Proposal;
 pub const HISTORY_MAX: usize = 500;
 
 /// The newest transactions that were applied, without a hole.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct History {
     items: VecDeque<Proposal>,
 }
@@ -108,6 +108,14 @@ impl History {
             history.push(proposal);
         }
         history
+    }
+
+    /// The same for a state that ends at `last`. If that is not the end of what was read, a snapshot is ahead of the
+    /// log, and nothing is known of what lies between.
+    #[must_use]
+    pub fn up_to(last: Zxid, recent: Vec<Proposal>) -> History {
+        let history = History::new(recent);
+        if history.range().is_some_and(|(_, max)| max == last) { history } else { History::default() }
     }
 
     /// Adds the transaction that was applied last. Behind a hole the history begins anew.

@@ -19,7 +19,7 @@ use crate::durable::{LinkId, Proposal, Ticket};
 use crate::quorum::{Oracle, Quorums, Tracker};
 
 /// How far a leader is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
     /// A quorum has not said yet which epochs it has promised.
     Registering,
@@ -36,7 +36,7 @@ enum Phase {
 }
 
 /// How far a learner is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// It has not said who it is.
     Silent,
@@ -59,7 +59,7 @@ enum Stage {
 }
 
 /// A learner and its link.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Peer {
     server: ServerId,
     observes: bool,
@@ -80,7 +80,7 @@ struct Peer {
 }
 
 /// A transaction that was offered and is not final.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Outstanding {
     proposal: Proposal,
     acks: Tracker,
@@ -89,7 +89,7 @@ struct Outstanding {
 }
 
 /// Who waits for a sync.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Syncer {
     /// A client of this server; the number comes back.
     Here(u64),
@@ -97,7 +97,7 @@ pub(crate) enum Syncer {
     Learner(LinkId),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct WaitingSync {
     syncer: Syncer,
     /// What was offered when it was asked for.
@@ -107,7 +107,7 @@ struct WaitingSync {
 }
 
 /// The role of a leader.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Leader {
     phase: Phase,
     since_ms: i64,
@@ -162,6 +162,12 @@ impl Leader {
         };
         leader.choose_epoch(cx);
         leader
+    }
+
+    /// As if so much had been offered already.
+    #[cfg(test)]
+    pub(crate) fn skip_to(&mut self, zxid: Zxid) {
+        self.last_proposed = zxid;
     }
 
     pub(crate) fn is_active(&self) -> bool {

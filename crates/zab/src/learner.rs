@@ -21,7 +21,7 @@ use crate::durable::{LinkId, Proposal, Ticket};
 const PENDING_BYTES_MAX: usize = 1 << 30;
 
 /// How far a learner is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// It dials its leader; or will, at this time.
     Dialling { again_at_ms: Option<i64> },
@@ -44,7 +44,7 @@ enum Stage {
 }
 
 /// What the transactions that come are to be laid upon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Base {
     /// The state is that of the log.
     Ready,
@@ -59,7 +59,7 @@ enum Base {
 }
 
 /// A transaction that was offered and is not applied.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Pending {
     proposal: Proposal,
     /// What it changes, if it is a reconfiguration.
@@ -69,7 +69,7 @@ struct Pending {
 }
 
 /// The role of a learner.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Learner {
     leader: ServerId,
     observes: bool,
@@ -138,9 +138,11 @@ impl Learner {
         self.link.filter(|_| self.is_serving())
     }
 
-    /// Whether a snapshot is to come on this link now.
-    pub(crate) fn loads_from(&self, link: LinkId) -> bool {
-        self.link == Some(link) && matches!(self.base, Base::Loading(_))
+    /// Something of a snapshot came on this link: the end of the snapshot, if one is to come there.
+    pub(crate) fn loads_from(&mut self, cx: &Common, link: LinkId) -> Option<Zxid> {
+        let Base::Loading(zxid) = self.base else { return None };
+        self.heard_ms = cx.now_ms;
+        (self.link == Some(link)).then_some(zxid)
     }
 
     pub(crate) fn awaits_reload(&self, task: u64) -> bool {
@@ -230,11 +232,6 @@ impl Learner {
         }
         self.acknowledge(cx);
         Ok(())
-    }
-
-    /// Something of a snapshot came.
-    pub(crate) fn heard(&mut self, cx: &Common) {
-        self.heard_ms = cx.now_ms;
     }
 
     pub(crate) fn deadline_ms(&self, cx: &Common) -> i64 {

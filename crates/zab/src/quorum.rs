@@ -25,7 +25,7 @@ pub fn oracle_needed(config: &EnsembleConfig, followers: usize) -> bool {
 }
 
 /// What makes a quorum of one configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Rule {
     version: Zxid,
     voters: BTreeSet<ServerId>,
@@ -33,7 +33,7 @@ struct Rule {
     groups: Option<WeightedGroups>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct WeightedGroups {
     /// The group and the weight of each voter.
     of: BTreeMap<ServerId, (i64, i64)>,
@@ -76,7 +76,7 @@ impl Rule {
 
 /// What makes a quorum now: the rule of the configuration in force and, while a newer one is proposed, that of the
 /// newer one as well.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Quorums {
     committed: Rule,
     next: Option<Rule>,
@@ -117,7 +117,7 @@ impl Quorums {
 ///
 /// A proposal keeps its rules: a reconfiguration that is proposed later must not make an earlier transaction
 /// easier or harder to commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tracker {
     quorums: Arc<Quorums>,
     acked: BTreeSet<ServerId>,

@@ -26,10 +26,10 @@ impl Election {
             }
             ServerState::Looking => self.count_looking(now, from, message, out),
             ServerState::Following => {
-                self.count_settled(from, message, out);
+                self.count_settled(now, from, message, out);
             }
             ServerState::Leading => {
-                let is_decided = self.count_settled(from, message, out);
+                let is_decided = self.count_settled(now, from, message, out);
                 if !is_decided {
                     self.ask_oracle(message, out);
                 }
@@ -95,7 +95,13 @@ impl Election {
     /// Counts what a server says that has a leader; true if that decided.
     ///
     /// Source: `FastLeaderElection.receivedFollowingNotification`, 3.9.
-    fn count_settled(&mut self, from: ServerId, message: &Notification, out: &mut Vec<Output>) -> bool {
+    fn count_settled(
+        &mut self,
+        now: Duration,
+        from: ServerId,
+        message: &Notification,
+        out: &mut Vec<Output>,
+    ) -> bool {
         let round = self.round;
         let Role::Looking(looking) = &mut self.role else { return false };
         let ballot = Ballot::of(message);
@@ -105,7 +111,11 @@ impl Election {
             looking.votes.insert(from, Ballot { version: 0, ..ballot });
         }
         looking.outside.insert(from, ballot);
-        let Some(supporters) = self.established(ballot) else { return false };
+        let Some(supporters) = self.established(ballot) else {
+            // Its sender may have been one of the quorum that this server is about to act upon.
+            self.judge(now, false);
+            return false;
+        };
         self.round = ballot.vote.round;
         self.settle(ballot.vote, supporters, false, out);
         true

@@ -66,11 +66,10 @@ impl Leader {
         self.forward_from(cx, link, upto);
     }
 
-    /// A snapshot of everything up to `zxid` begins for a learner: the packet that announces it goes out, and what
-    /// is newer behind it.
+    /// A snapshot of everything up to `zxid` begins for a learner, and was announced to it: what is newer goes out
+    /// behind it.
     pub(crate) fn snapshot_begins(&mut self, cx: &mut Common, link: LinkId, zxid: Zxid) {
         if self.peers.get(&link).is_some_and(|peer| peer.stage == Stage::AwaitsSnapshot) {
-            cx.send(link, PeerPacket::Snap { zxid });
             self.forward_from(cx, link, zxid);
         }
     }

@@ -22,8 +22,7 @@ impl Learner {
         if self.snapshot.is_some_and(|snapshot| zxid <= snapshot) {
             return Ok(());
         }
-        // The first one after an empty log may be any: there is nothing that it could miss but the whole.
-        if !follows(self.last_offered, zxid) && self.last_offered != Zxid::ZERO {
+        if !follows(self.last_offered, zxid) {
             return Err(Leave::because(format!("{zxid} came after {}", self.last_offered)));
         }
         self.last_offered = zxid;

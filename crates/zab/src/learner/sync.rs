@@ -42,7 +42,7 @@ impl Learner {
         if task != expected {
             return Ok(());
         }
-        cx.history = History::new(recent);
+        cx.history = History::up_to(last, recent);
         cx.last_logged = last;
         cx.last_applied = last;
         self.base = Base::Ready;
@@ -123,6 +123,9 @@ impl Learner {
         }
         if cx.is_persisted(ticket) {
             self.history_logged(cx);
+        } else if is(Fault::NewLeaderBeforeHistory) {
+            cx.durable(Durable::CurrentEpoch(self.epoch));
+            self.epoch_taken(cx);
         }
         Ok(())
     }

@@ -1,0 +1,183 @@
+//! What a learner does with what it cannot decide: writes, syncs and questions about sessions go to the leader, and
+//! wait in their session's line for what comes back.
+
+use bytes::Bytes;
+use oxkeeper_proto::peer::{AuthId, ForwardedRequest};
+use oxkeeper_proto::{ErrorCode, OpCode, PeerPacket, Put, Reader, Request, SessionId, TxnRecord, Xid, Zxid};
+use tracing::{debug, info};
+
+use crate::conn::{Call, Notice, Phase, Waiting};
+use crate::effects::{ConnId, Effects};
+use crate::member::{Duty, Order};
+use crate::node::{Node, millis};
+
+/// Sessions that the leader is asked for at once. Clients above that are let go and come again.
+pub(crate) const REVALIDATING_MAX: usize = 100_000;
+
+impl Node {
+    /// Passes a client's write on. It is parsed here too: what the leader could not read never leaves this server.
+    pub(crate) fn forward_write(
+        &mut self,
+        id: ConnId,
+        call: Call,
+        reader: &mut Reader<'_>,
+        fx: &mut Effects,
+    ) {
+        let Call { xid, op, .. } = call;
+        let body = Bytes::copy_from_slice(reader.rest());
+        if let Err(error) = Request::decode(op, reader) {
+            debug!("A body of {op:?} does not parse: {error}");
+            return self.reply_in_turn(id, Notice::refusal(xid, ErrorCode::MARSHALLINGERROR), fx);
+        }
+        let Some(session) = self.pass_on(id, xid, op, body) else { return self.close(id, fx) };
+        if op == OpCode::CloseSession
+            && let Some(tracked) = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key))
+        {
+            tracked.closing = true;
+        }
+        self.wait(id, Waiting::Write { zxid: None, call }, fx);
+    }
+
+    /// Puts something at the end of a connection's line.
+    pub(crate) fn wait(&mut self, id: ConnId, waiting: Waiting, fx: &mut Effects) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            self.large_waiting += waiting.large_bytes();
+            self.outstanding += conn.push(waiting);
+            self.hold_back(id, fx);
+        }
+    }
+
+    /// Sends a client's request to the leader; whose it was, or nothing if there is no leader.
+    fn pass_on(&mut self, id: ConnId, xid: Xid, op: OpCode, body: Bytes) -> Option<SessionId> {
+        let conn = self.conns.get(id)?;
+        let session = conn.session;
+        let auth_id = |identity: &oxkeeper_tree::Identity| AuthId {
+            scheme: identity.scheme.to_string(),
+            id: identity.id.clone(),
+        };
+        let auth = Some(conn.identities.iter().map(auth_id).collect());
+        let request = ForwardedRequest { session, xid, op: op.number(), body, auth };
+        self.as_member()?.agreement.send_to_leader(PeerPacket::Request(request)).then_some(session)
+    }
+
+    /// A client wants to see what was written before. Its place in the line is kept until the leader's word.
+    pub(crate) fn admit_sync(&mut self, id: ConnId, call: Call, reader: &mut Reader<'_>, fx: &mut Effects) {
+        let body = Bytes::copy_from_slice(reader.rest());
+        let Ok(Request::Sync { path }) = Request::decode(OpCode::Sync, reader) else {
+            return self.reply_in_turn(id, Notice::refusal(call.xid, ErrorCode::MARSHALLINGERROR), fx);
+        };
+        let path = path.as_deref().map(Into::into);
+        self.wait(id, Waiting::Sync { call, path, is_done: false }, fx);
+        if self.duty() == Duty::Forwards {
+            if self.pass_on(id, call.xid, OpCode::Sync, body).is_none() {
+                return self.close(id, fx);
+            }
+            if let Some(member) = self.as_member() {
+                member.passed_syncs.push_back((id, call.xid));
+            }
+        } else if let Some(member) = self.as_member() {
+            member.next_sync += 1;
+            let number = member.next_sync;
+            member.syncs.insert(number, (id, call.xid));
+            member.agreement.sync_here(number);
+        }
+    }
+
+    /// The leader has answered the oldest sync.
+    pub(crate) fn passed_sync_done(&mut self, fx: &mut Effects) {
+        let Some((id, xid)) = self.as_member().and_then(|member| member.passed_syncs.pop_front()) else {
+            return;
+        };
+        self.sync_done(id, xid, fx);
+    }
+
+    /// Asks the leader to open a session.
+    pub(crate) fn forward_session(
+        &mut self,
+        id: ConnId,
+        session: SessionId,
+        timeout_ms: i32,
+        fx: &mut Effects,
+    ) {
+        let mut body = Vec::new();
+        body.put_int(timeout_ms);
+        let op = OpCode::CreateSession.number();
+        let request = ForwardedRequest { session, xid: Xid(0), op, body: body.into(), auth: None };
+        let is_sent = self
+            .as_member()
+            .is_some_and(|member| member.agreement.send_to_leader(PeerPacket::Request(request)));
+        if !is_sent {
+            self.close(id, fx);
+        }
+    }
+
+    /// Asks the leader whether a session lives that a client brings; the client waits.
+    pub(crate) fn revalidate(&mut self, id: ConnId, session: SessionId, timeout_ms: i32, fx: &mut Effects) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.session = session;
+        conn.phase = Phase::Opening;
+        let Some(member) = self.as_member() else { return };
+        if member.revalidating.len() >= REVALIDATING_MAX {
+            return self.close(id, fx);
+        }
+        let before = member.revalidating.insert(session, id);
+        let is_sent = member.agreement.send_to_leader(PeerPacket::Revalidate { session, timeout_ms });
+        if let Some(before) = before.filter(|before| *before != id) {
+            self.close(before, fx);
+        }
+        if !is_sent {
+            self.close(id, fx);
+        }
+    }
+
+    /// The leader says whether a session lives.
+    pub(crate) fn revalidated(&mut self, session: SessionId, valid: bool, fx: &mut Effects) {
+        let Some(id) = self.as_member().and_then(|member| member.revalidating.remove(&session)) else {
+            return;
+        };
+        if !self.is_opening(id) {
+            return;
+        }
+        if !valid {
+            info!("Invalid session {session} for client, probably expired");
+            return self.refuse_session(id, fx);
+        }
+        let Some(timeout_ms) = self.conns.get(id).map(|conn| conn.timeout_ms) else { return };
+        let now_ms = millis(self.now.mono);
+        let key = self.expiry.track(session, timeout_ms.into(), now_ms);
+        self.expiry.retime(key, timeout_ms.into(), now_ms);
+        self.take_over(id, key, fx);
+    }
+
+    /// The leader asks whether this server is there: the answer tells which sessions it has heard of.
+    pub(crate) fn pinged(&mut self, zxid: Zxid) {
+        let now_ms = millis(self.now.mono);
+        let Order::Ensemble(member) = &mut self.order else { return };
+        let since_ms = std::mem::replace(&mut member.pinged_ms, now_ms);
+        let mut touched = Vec::new();
+        for conn in self.conns.iter() {
+            if let Phase::Open(key) = conn.phase
+                && let Some((session, timeout_ms)) = self.expiry.heard_since(key, since_ms)
+            {
+                touched.push((session, i32::try_from(timeout_ms).unwrap_or(i32::MAX)));
+            }
+        }
+        member.agreement.send_to_leader(PeerPacket::Ping { zxid, touched: Some(touched) });
+    }
+
+    /// Which connection waits for a transaction that another server has proposed: that of its session, if the oldest
+    /// write that it waits for has the same number.
+    pub(crate) fn origin_here(&self, record: &TxnRecord<'_>) -> Option<ConnId> {
+        let key = self.expiry.key(record.header.session)?;
+        let id = self.expiry.get(key)?.conn?;
+        let conn = self.conns.get(id)?;
+        if record.header.op == OpCode::CreateSession {
+            return (conn.phase == Phase::Opening).then_some(id);
+        }
+        let first = conn.waiting.iter().find_map(|waiting| match waiting {
+            Waiting::Write { call, .. } => Some(call.xid),
+            _ => None,
+        });
+        (first == Some(record.header.cxid)).then_some(id)
+    }
+}

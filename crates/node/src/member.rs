@@ -1,0 +1,362 @@
+//! A node among others: what agreement wants done is done here, in order, and roles begin and end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::{SessionId, TxnRecord, Xid, path};
+use oxkeeper_tree::{Loader, Pending};
+use oxkeeper_zab::{Action, Agreement, Limits, Setup, Solo};
+use tracing::info;
+
+use crate::conn::Phase;
+use crate::effects::{ConnId, Effects, Now, Role, Status};
+use crate::expiry::Expiry;
+use crate::node::{Node, millis};
+use crate::peers::{LinkEffect, Members, PeerInput, Recovered, Task};
+use crate::settings::{EnsembleSettings, Settings};
+use crate::transfer::Transfers;
+
+/// With whom a node agrees.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// With nobody else.
+    Solo(Solo),
+    /// With an ensemble.
+    Ensemble(Box<Member>),
+}
+
+/// What a node does with the writes of its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// It prepares and proposes them: it is alone, or leads.
+    Decides,
+    /// It passes them to the leader.
+    Forwards,
+    /// It refuses them, but lets those read who asked for no more.
+    ReadsOnly,
+    /// It serves nobody.
+    Idle,
+}
+
+/// The part of a node that a standalone one does not have.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) agreement: Agreement,
+    pub(crate) settings: EnsembleSettings,
+    pub(crate) duty: Duty,
+    pub(crate) loader: Option<Loader>,
+    pub(crate) transfers: Transfers,
+    /// Of a leader: its own clients' syncs by number.
+    pub(crate) syncs: BTreeMap<u64, (ConnId, Xid)>,
+    pub(crate) next_sync: u64,
+    /// Of a learner: its clients' syncs in the order in which they were passed on.
+    pub(crate) passed_syncs: VecDeque<(ConnId, Xid)>,
+    /// Of a learner: sessions that the leader was asked for, and who waits.
+    pub(crate) revalidating: BTreeMap<SessionId, ConnId>,
+    /// Of a learner: when it told the leader last which sessions it has heard of.
+    pub(crate) pinged_ms: i64,
+    /// Since when it looks for a leader.
+    pub(crate) looking_since_ms: i64,
+}
+
+impl Member {
+    pub(crate) fn deadline_ms(&self) -> i64 {
+        self.agreement.deadline_ms().min(self.read_only_from_ms().unwrap_or(i64::MAX))
+    }
+
+    /// When the node begins to serve readers, if it finds no leader before.
+    pub(crate) fn read_only_from_ms(&self) -> Option<i64> {
+        let waits = self.settings.read_only && self.duty == Duty::Idle && self.looking_since_ms != i64::MAX;
+        waits.then_some(self.looking_since_ms)
+    }
+}
+
+impl Node {
+    /// A member of an ensemble, from what recovery has found. It looks for a leader at once.
+    #[must_use]
+    pub fn member(
+        settings: Settings,
+        ensemble: EnsembleSettings,
+        state: Recovered,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Node {
+        let setup = Setup {
+            me: ensemble.me,
+            observes: ensemble.observer,
+            committed: Arc::clone(&ensemble.committed),
+            seen: ensemble.seen.clone(),
+            reconfig: settings.reconfig,
+            limits: Limits {
+                tick_ms: settings.tick_ms,
+                init: ensemble.init_limit,
+                sync: ensemble.sync_limit,
+            },
+            timing: ensemble.timing,
+            accepted: ensemble.accepted_epoch,
+            current: ensemble.current_epoch,
+            last: state.tree.last_zxid(),
+            recent: state.recent,
+            emptied: ensemble.emptied,
+            force_snapshot: ensemble.force_snapshot,
+            may_read_log: ensemble.log_sync_bytes > 0,
+            seed: settings.seed ^ 5,
+        };
+        let mut member = Member {
+            agreement: Agreement::new(setup),
+            settings: ensemble,
+            duty: Duty::Idle,
+            loader: None,
+            transfers: Transfers::default(),
+            syncs: BTreeMap::new(),
+            next_sync: 0,
+            passed_syncs: VecDeque::new(),
+            revalidating: BTreeMap::new(),
+            pinged_ms: 0,
+            looking_since_ms: i64::MAX,
+        };
+        member.agreement.start(millis(now.mono));
+        let mut node = Node::new(settings, state.tree, now);
+        node.expiry = Expiry::new(node.settings.tick_ms, node.settings.seed ^ 1);
+        node.order = Order::Ensemble(Box::new(member));
+        node.refresh_config();
+        node.tell_members(fx);
+        node.carry_out(fx);
+        node
+    }
+
+    pub(crate) fn as_member(&mut self) -> Option<&mut Member> {
+        match &mut self.order {
+            Order::Solo(_) => None,
+            Order::Ensemble(member) => Some(member),
+        }
+    }
+
+    /// What the node does with writes at present.
+    #[inline]
+    pub(crate) fn duty(&self) -> Duty {
+        match &self.order {
+            Order::Solo(_) => Duty::Decides,
+            Order::Ensemble(member) => member.duty,
+        }
+    }
+
+    /// Takes what happened on the side of the other servers.
+    pub(crate) fn peer(&mut self, input: PeerInput, fx: &mut Effects) {
+        let now_ms = millis(self.now.mono);
+        let Order::Ensemble(member) = &mut self.order else { return };
+        let agreement = &mut member.agreement;
+        match input {
+            PeerInput::LinkOpened { link, dial } => agreement.link_opened(now_ms, link, dial),
+            PeerInput::DialFailed { dial } => agreement.dial_failed(now_ms, dial),
+            PeerInput::Packet { link, packet } => {
+                let config = crate::reconfig::config_of(&packet);
+                agreement.packet(now_ms, link, packet, config);
+            }
+            PeerInput::LinkClosed { link } => {
+                agreement.link_closed(now_ms, link);
+                self.link_gone(link, fx);
+            }
+            PeerInput::LogRead { task, records } => agreement.log_read(now_ms, task, records.as_deref()),
+            PeerInput::Reloaded { task, state } => self.reloaded(task, *state),
+            PeerInput::Snapshot { link, item } => self.snapshot_item(link, item),
+            PeerInput::LinkWritable { link } => self.link_writable(link, fx),
+        }
+    }
+
+    /// Does what agreement wants done, until there is nothing more.
+    pub(crate) fn carry_out(&mut self, fx: &mut Effects) {
+        loop {
+            while let Some(action) = self.as_member().and_then(|member| member.agreement.next_action()) {
+                self.act(action, fx);
+            }
+            self.resume_paused(fx);
+            self.close_expired(fx);
+            self.end_snapshot(fx);
+            self.begin_transfers(fx);
+            self.serve_readers();
+            match self.as_member().and_then(|member| member.agreement.next_action()) {
+                Some(action) => self.act(action, fx),
+                None => return,
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, fx: &mut Effects) {
+        match action {
+            Action::Notify(to, notification) => fx.peers.notifications.push((to, notification)),
+            Action::Dial { server, dial } => fx.peers.links.push(LinkEffect::Dial { server, dial }),
+            Action::Send(link, packet) => self.send(link, packet, fx),
+            Action::Close(link) => {
+                self.link_gone(link, fx);
+                fx.peers.links.push(LinkEffect::Close(link));
+            }
+            Action::Listen(open) => fx.peers.listen = Some(open),
+            Action::Durable(ticket, work) => fx.durable.push((ticket, work)),
+            Action::ReadLog { task, from } => {
+                let bytes_max = self.as_member().map_or(0, |member| member.settings.log_sync_bytes);
+                fx.peers.tasks.push(Task::ReadLog { task, from, bytes_max });
+            }
+            Action::Reload { task } => {
+                self.abandon_snapshot(fx);
+                fx.peers.tasks.push(Task::Reload { task });
+            }
+            Action::ConfigsChanged => {
+                self.refresh_config();
+                self.tell_members(fx);
+            }
+            Action::StreamSnapshot(link) => self.want_stream(link),
+            Action::LoadSnapshot(_) => self.begin_load(fx),
+            Action::InstallSnapshot(_) => self.install_snapshot(fx),
+            Action::Apply(proposal) => self.apply_final(&proposal, fx),
+            Action::ApplyOverSnapshot(proposal) => {
+                let record = match TxnRecord::decode(&proposal.payload) {
+                    Ok(record) => record,
+                    Err(error) => {
+                        panic!("transaction {} is agreed but cannot be read: {error}", proposal.zxid)
+                    }
+                };
+                // While the snapshot was written the leader's state went on, so digests say nothing here.
+                let _ = self.tree.replay(&record);
+            }
+            Action::Ended => self.role_ended(fx),
+            Action::Looking => {
+                let now_ms = millis(self.now.mono);
+                let wait_ms = self.settings.tick_ms.max(READ_ONLY_AFTER_MS);
+                if let Some(member) = self.as_member() {
+                    member.looking_since_ms = now_ms + wait_ms;
+                }
+            }
+            Action::Lead(epoch) => self.lead(epoch),
+            Action::Serve(epoch) => self.serve(epoch),
+            Action::Request(link, request) => self.learner_asks(link, &request, fx),
+            Action::Touched(link, sessions) => self.learner_touched(link, &sessions),
+            Action::Revalidate(link, session, timeout_ms) => {
+                self.learner_revalidates(link, session, timeout_ms, fx);
+            }
+            Action::Revalidated(session, valid) => self.revalidated(session, valid, fx),
+            Action::Pinged(zxid) => self.pinged(zxid),
+            Action::Synced => self.passed_sync_done(fx),
+            Action::SyncDone(number) => self.own_sync_done(number, fx),
+            Action::LearnerGone(link) => self.link_gone(link, fx),
+        }
+    }
+
+    /// The role is over: clients are let go, and what was on its way has no one to answer.
+    fn role_ended(&mut self, fx: &mut Effects) {
+        let ids: Vec<ConnId> = self.conns.iter().map(|conn| conn.id).collect();
+        for id in ids {
+            self.close(id, fx);
+        }
+        self.origins.clear();
+        self.expired.clear();
+        self.reaping = None;
+        self.expiry = Expiry::new(self.settings.tick_ms, self.settings.seed ^ 1);
+        let Order::Ensemble(member) = &mut self.order else { return };
+        member.duty = Duty::Idle;
+        member.looking_since_ms = i64::MAX;
+        member.syncs.clear();
+        member.passed_syncs.clear();
+        member.revalidating.clear();
+        member.transfers.clear();
+        if let Some(loader) = member.loader.take()
+            && is(Fault::PartialSnapshotKept)
+        {
+            self.tree = loader.finish(self.tree.last_zxid());
+        }
+    }
+
+    /// This server leads. Every session gets its full timeout: nobody knows what its server heard of it last.
+    fn lead(&mut self, epoch: oxkeeper_proto::Epoch) {
+        info!("Leading in epoch {}", epoch.0);
+        self.begin_to_serve(epoch, Duty::Decides);
+        self.pending = Pending::new(self.settings.seed ^ 2, &self.tree);
+        self.reap_at_ms = millis(self.now.mono).saturating_add(self.settings.reap.interval_ms);
+    }
+
+    /// This server is level with its leader.
+    fn serve(&mut self, epoch: oxkeeper_proto::Epoch) {
+        info!("Level with the leader of epoch {}", epoch.0);
+        self.begin_to_serve(epoch, Duty::Forwards);
+    }
+
+    fn begin_to_serve(&mut self, epoch: oxkeeper_proto::Epoch, duty: Duty) {
+        let now_ms = millis(self.now.mono);
+        self.tree.set_last_zxid(self.tree.last_zxid().max(epoch.start()));
+        self.expiry = Expiry::new(self.settings.tick_ms, self.settings.seed ^ 1);
+        for (session, timeout_ms) in self.tree.sessions() {
+            let timeout_ms = i64::from(timeout_ms);
+            let heard_ms = if is(Fault::ExpiryNotReset) { now_ms - timeout_ms } else { now_ms };
+            self.expiry.track(session, timeout_ms, heard_ms);
+        }
+        if let Some(member) = self.as_member() {
+            member.duty = duty;
+            member.pinged_ms = now_ms;
+            member.looking_since_ms = i64::MAX;
+        }
+    }
+
+    /// Begins to serve readers alone, if no leader was found for long enough.
+    fn serve_readers(&mut self) {
+        let now_ms = millis(self.now.mono);
+        if let Some(member) = self.as_member()
+            && member.read_only_from_ms().is_some_and(|from_ms| now_ms >= from_ms)
+        {
+            info!("No leader is found: serving those who only read");
+            member.duty = Duty::ReadsOnly;
+        }
+    }
+
+    /// Keeps `/zookeeper/config` equal to the configuration in force. No transaction does that where none brought it.
+    pub(crate) fn refresh_config(&mut self) {
+        let Order::Ensemble(member) = &self.order else { return };
+        let config = Arc::clone(member.agreement.committed());
+        let text = config.to_string();
+        let is_new = self.tree.find(path::CONFIG).is_none_or(|node| node.data() != Some(text.as_bytes()));
+        if is_new {
+            self.tree.set_config(text.as_bytes(), config.version);
+        }
+    }
+
+    fn tell_members(&mut self, fx: &mut Effects) {
+        if let Some(member) = self.as_member() {
+            let (committed, seen) = (member.agreement.committed(), member.agreement.seen());
+            fx.peers.members = Some(Members { committed: Arc::clone(committed), seen: Arc::clone(seen) });
+        }
+    }
+
+    /// The part of the status that tells of the ensemble.
+    pub(crate) fn role_status(&self) -> Status {
+        use oxkeeper_proto::peer::notification::ServerState;
+        let member = match &self.order {
+            Order::Solo(solo) => return Status { last_logged: solo.last_proposed(), ..Status::default() },
+            Order::Ensemble(member) => member,
+        };
+        let agreement = &member.agreement;
+        let role = match agreement.state() {
+            _ if member.duty == Duty::ReadsOnly => Role::ReadOnly,
+            ServerState::Looking => Role::Looking,
+            ServerState::Following => Role::Following,
+            ServerState::Leading => Role::Leading,
+            ServerState::Observing => Role::Observing,
+        };
+        Status {
+            role,
+            serving: agreement.is_serving(),
+            epoch: agreement.epochs().1,
+            last_logged: agreement.last_logged(),
+            leader: agreement.leader(),
+            learners: agreement.learners(),
+            ..Status::default()
+        }
+    }
+
+    /// Whether a connection waits for its session to be opened or found.
+    pub(crate) fn is_opening(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_some_and(|conn| conn.phase == Phase::Opening)
+    }
+}
+
+/// A server looks for a leader for at least so long before it serves readers. Source: `QuorumPeer.run`, 3.9.
+const READ_ONLY_AFTER_MS: i64 = 2000;

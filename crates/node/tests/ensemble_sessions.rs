@@ -1,0 +1,144 @@
+//! Sessions of an ensemble: they live on whichever server hears of them, move, and end once.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and its parts see each other")]
+
+#[path = "support/ensemble.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod ensemble;
+
+use ensemble::{Ensemble, Seen};
+use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, Request, SessionId};
+
+const OK: ErrorCode = ErrorCode::OK;
+
+fn create(path: &str, flags: i32) -> Request<'_> {
+    let acl = Some(AclList::OPEN);
+    Request::Create(Create { op: OpCode::Create, path: path.into(), data: None, acl, flags, ttl: -1 })
+}
+
+fn exists(path: &str) -> Request<'_> {
+    Request::Exists { path: path.into(), watch: false }
+}
+
+fn sync() -> Request<'static> {
+    Request::Sync { path: Some("/".into()) }
+}
+
+#[test]
+fn a_session_lives_while_any_server_hears_of_it_and_ends_with_its_ephemerals() {
+    let mut e = Ensemble::new(3, 1);
+    e.settle();
+    let (loud, _) = e.client(0, 500);
+    let (silent, gone) = e.client(1, 500);
+    assert_eq!(e.ask(loud, 1, &create("/loud", 1)), OK);
+    assert_eq!(e.ask(silent, 1, &create("/silent", 1)), OK);
+    for xid in 2..12 {
+        e.run(200);
+        assert_eq!(e.ask(loud, xid, &exists("/loud")), OK);
+    }
+    assert!(e.is_closed(silent), "its server lets an expired client go");
+    assert_eq!(e.ask(loud, 20, &exists("/silent")), ErrorCode::NONODE);
+    assert!(!e.reattach(2, gone, 500).1, "an expired session is refused");
+    e.assert_level();
+}
+
+#[test]
+fn a_session_that_moved_is_not_served_on_its_old_connection() {
+    let mut e = Ensemble::new(3, 2);
+    e.settle();
+    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+        let (old, session) = e.client(from, 4000);
+        assert_eq!(e.ask(old, 1, &create("/x-", 2)), OK);
+        let (new, taken) = e.reattach(to, session, 4000);
+        assert!(taken);
+        e.send(old, 2, &create("/y-", 2));
+        e.until("the old connection is closed", |e| e.is_closed(old));
+        assert_eq!(e.ask(new, 3, &create("/z-", 2)), OK);
+        let (again, taken) = e.reattach(to, session, 4000);
+        assert!(taken && e.is_closed(new), "of two connections here the older goes");
+        assert_eq!(e.ask(again, 4, &create("/z-", 2)), OK);
+    }
+    e.assert_level();
+}
+
+#[test]
+fn a_wrong_password_takes_no_session() {
+    let mut e = Ensemble::new(3, 3);
+    e.settle();
+    let (at, session) = e.client(0, 4000);
+    for host in 0..3 {
+        assert!(!e.reattach(host, SessionId(session.0 ^ 0x77), 4000).1);
+    }
+    assert_eq!(e.ask(at, 1, &exists("/")), OK);
+}
+
+#[test]
+fn closing_works_from_every_server_and_takes_what_is_on_its_way_along() {
+    let mut e = Ensemble::new(3, 4);
+    e.settle();
+    for host in 0..3 {
+        let (at, session) = e.client(host, 4000);
+        e.send(at, 1, &create(&format!("/e{host}"), 1));
+        e.send(at, 2, &Request::CloseSession);
+        e.run(100);
+        assert_eq!(e.seen(at).len(), 2, "both are answered");
+        assert!(e.is_closed(at));
+        assert!(!e.reattach(host, session, 4000).1);
+    }
+    let (at, _) = e.client(0, 4000);
+    for host in 0..3 {
+        assert_eq!(e.ask(at, host + 1, &exists(&format!("/e{host}"))), ErrorCode::NONODE);
+    }
+    e.assert_level();
+}
+
+#[test]
+fn a_leader_that_nobody_follows_any_more_answers_no_sync() {
+    let mut e = Ensemble::new(3, 5);
+    e.settle();
+    let (at, _) = e.client(2, 4000);
+    e.cut_off(2);
+    // It does not know yet that it is alone.
+    e.send(at, 1, &sync());
+    e.send(at, 2, &exists("/"));
+    e.run(50);
+    assert_eq!(e.seen(at), [], "nothing that a new leader could contradict");
+    e.until("it finds out", |e| e.is_closed(at));
+    assert_eq!(e.seen(at), []);
+    e.heal();
+    e.settle();
+    for host in 0..3 {
+        let (at, _) = e.client(host, 4000);
+        assert_eq!(e.ask(at, 1, &sync()), OK);
+    }
+}
+
+#[test]
+fn a_sync_shows_what_was_written_elsewhere_before() {
+    let mut e = Ensemble::new(3, 6);
+    e.settle();
+    let (writer, _) = e.client(2, 4000);
+    let (reader, _) = e.client(0, 4000);
+    for n in 0..20 {
+        let path = format!("/n{n}");
+        assert_eq!(e.ask(writer, n + 1, &create(&path, 0)), OK);
+        e.send(reader, 2 * n + 1, &sync());
+        e.send(reader, 2 * n + 2, &exists(&path));
+        e.run(20);
+        let seen = e.seen(reader);
+        assert!(seen.iter().all(|seen| matches!(seen, Seen::Reply(_, _, OK))), "{seen:?}");
+        assert_eq!(seen.len(), 2);
+    }
+}
+
+#[test]
+fn a_new_leader_gives_every_session_its_full_timeout() {
+    let mut e = Ensemble::new(3, 7);
+    e.settle();
+    let (at, session) = e.client(0, 1000);
+    assert_eq!(e.ask(at, 1, &create("/e", 1)), OK);
+    e.run(700);
+    e.crash(2);
+    e.settle();
+    e.run(700);
+    assert!(e.reattach(1, session, 1000).1, "1.4 s of silence, but not under one leader");
+}
