@@ -93,7 +93,7 @@ class Target:
 
     def true(self, what, found):
         if not found:
-            raise AssertionError(f"{self.name}: not so: {what}\n{self.server.words()[-1200:]}")
+            raise AssertionError(f"{self.name}: not so: {what}\n{self.server.words()[-3000:]}")
 
     def eventually(self, what, found, seconds=PATIENCE_S):
         deadline = time.monotonic() + seconds

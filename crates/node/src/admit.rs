@@ -82,10 +82,11 @@ impl Node {
             }
             Some(op) if is_read(op) => {
                 let Some(conn) = self.conns.get_mut(id) else { return };
-                if conn.waiting.is_empty() {
+                if conn.waiting.is_empty() && !fx.is_full(id) {
                     self.read(id, Call { xid: header.xid, op, received_ms, large_bytes }, &mut reader, fx);
                 } else {
                     self.keep(id, bytes, received_ms, fx);
+                    self.drain(id, fx);
                 }
             }
             _ => {

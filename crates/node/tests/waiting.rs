@@ -147,3 +147,23 @@ fn a_client_that_ends_while_it_takes_nothing_leaves_no_count_behind() {
     w.send(other, 1, &exists("/big", false));
     assert_eq!(w.seen(other), [Seen::Reply(1, 4, OK)]);
 }
+
+#[test]
+fn reads_from_before_the_session_was_open_wait_for_room_as_others_do() {
+    let mut w = World::new();
+    let owner = w.client();
+    w.send(owner, 1, &create("/big", 0));
+    w.send(owner, 2, &set("/big", &vec![7; 900_000]));
+    w.persist();
+    let conn = w.open();
+    w.step(Input::Frame { conn, bytes: &handshake() });
+    for xid in 1..=200 {
+        w.send(conn, xid, &get("/big"));
+    }
+    w.persist();
+    assert!(w.fx.waiting_len(conn) < 3 << 20, "{} bytes of replies", w.fx.waiting_len(conn));
+    w.fx.outbox(conn).drain(..4 + 37);
+    assert_eq!(w.node.status().outstanding, 0, "it hinders nobody");
+    let seen = read_all(&mut w, conn);
+    assert_eq!(seen.len(), 200);
+}
