@@ -1,6 +1,7 @@
 """Starts and stops the servers that are compared: Apache ZooKeeper 3.9.5 and Oxkeeper, alone, on loopback."""
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -20,15 +21,22 @@ BASE = {
 
 
 def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A port below those that the system gives to connections, so that none of them takes it between two starts."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 32000)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 class Server:
     """A standalone server on a data directory that outlives it, so that another one can go on there."""
 
-    def __init__(self, kind, directory=None, options=None, binary=None, reap_ms=300):
+    def __init__(self, kind, directory=None, options=None, binary=None, reap_ms=300, *, name=None, wrap=(), env=None):
+        """`name` tells servers on one directory apart; `wrap` is a command that starts the server's."""
         self.kind = kind
         self.binary = binary or os.environ.get("OXKEEPER", str(ROOT / "target" / "release" / "oxkeeper"))
         self.home = tempfile.TemporaryDirectory() if directory is None else None
@@ -37,10 +45,13 @@ class Server:
         self.options = {**BASE, **(options or {})}
         self.port = free_port()
         self.process = None
+        self.name, self.wrap, self.env = name or kind, list(wrap), env or {}
+        self.said = self.directory / f"{self.name}.log"
 
-    def start(self):
-        config = self.directory / "zoo.cfg"
-        lines = {**self.options, "dataDir": self.directory / "data", "clientPort": self.port,
+    def launch(self):
+        """Starts the process, and does not wait for it."""
+        config = self.directory / ("zoo.cfg" if self.name == self.kind else f"{self.name}.cfg")
+        lines = {"dataDir": self.directory / "data", **self.options, "clientPort": self.port,
                  "clientPortAddress": "127.0.0.1"}
         config.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
         flags = [f"-Dznode.container.checkIntervalMs={self.reap_ms}"]
@@ -49,20 +60,34 @@ class Server:
                        "-cp", f"{PEERS}/jars/*", "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(config)]
         else:
             command = [self.binary, "--log-level", "warn", "server", *flags, str(config)]
-        self.log = open(self.directory / f"{self.kind}.log", "ab")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + 60
+        self.log = open(self.said, "ab")
+        self.process = subprocess.Popen([*self.wrap, *command], stdout=self.log, stderr=self.log,
+                                        env={**os.environ, **self.env})
+        return self
+
+    def serves(self, seconds=60):
+        """Waits until it serves; false if it has ended instead."""
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                break
+                return False
             try:
                 if "Mode: standalone" in four_letter_word(self.port, "srvr"):
-                    return self
+                    return True
             except OSError:
                 pass
-            time.sleep(0.02)
-        self.stop()
-        raise SystemExit(f"{self.kind} did not start:\n" + (self.directory / f"{self.kind}.log").read_text()[-3000:])
+            time.sleep(0.005)
+        raise AssertionError(f"{self.name} neither serves nor ends within {seconds} s:\n{self.words()[-3000:]}")
+
+    def start(self):
+        if self.launch().serves():
+            return self
+        code = self.stop()
+        raise SystemExit(f"{self.name} did not start, exit code {code}:\n{self.words()[-3000:]}")
+
+    def words(self):
+        """What it has said in all its lives."""
+        return self.said.read_text(errors="replace") if self.said.exists() else ""
 
     def stop(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:

@@ -34,3 +34,4 @@ cp interop/node/package.json interop/node/package-lock.json interop/node/suite.j
 
 (cd interop/go && go build -o "$to/go-suite" .)
 gcc -DTHREADED -O1 -Wall -Wextra -o "$to/c-suite" interop/c/suite.c -lzookeeper_mt -lpthread
+gcc -O1 -Wall -Wextra -shared -fPIC -o "$to/faultdisk.so" interop/c/faultdisk.c -ldl -lpthread

@@ -15,6 +15,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("zab", true, &["proto", "planted"]),
     ("node", true, &["proto", "config", "tree", "zab", "planted"]),
     ("storage", false, &["proto", "planted"]),
+    ("sim", true, &["proto", "config", "tree", "zab", "node", "storage", "planted"]),
     ("server", false, &["proto", "config", "node", "storage", "planted"]),
     ("cli", false, &["server", "storage", "tree", "config", "proto"]),
 ];

@@ -11,6 +11,9 @@ use tracing::{error, info};
 use crate::args::ConfigArgs;
 use crate::source;
 
+/// A file grew beyond the limit of the process. The same number on all Linux systems that Rust knows but MIPS.
+const SIGXFSZ: i32 = 25;
+
 /// Java's exit code for a data directory that cannot be used.
 const DATADIR: u8 = 3;
 
@@ -45,6 +48,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    // Where files may only grow so far, the signal would end the process before the write can say so.
+    let _file_too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     let data = std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone());
     let mut server = Server::start(config, Storage::Disk).await?;
     let address = server.address();

@@ -1,13 +1,16 @@
 //! What a standalone server is told, as types.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{self, Fate, Feature};
 use crate::properties::{self, Property};
 use crate::text::{ConfigError, ConfigErrors, Notice};
+
+/// The least limit on memory that makes sense, in MB.
+const MEMORY_MB_MIN: i64 = 64;
 
 /// The configuration of a standalone server, with Java's defaults where a file says nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +71,8 @@ pub struct Config {
     pub emulate_353: bool,
     /// `globalOutstandingLimit`.
     pub outstanding_max: usize,
+    /// `memoryLimitInMb`, in bytes; `None` for no limit. Java knows no such key.
+    pub memory_max: Option<u64>,
     /// `largeRequestThreshold`: frames above this count as large; `None` if none does.
     pub large_request_bytes: Option<usize>,
     /// `largeRequestMaxBytes`: large frames on their way in all.
@@ -210,6 +215,7 @@ impl Config {
             extended_types: false,
             emulate_353: false,
             outstanding_max: 1000,
+            memory_max: None,
             large_request_bytes: None,
             large_requests_bytes_max: 100 << 20,
             throttle_requests: 0,
@@ -473,9 +479,8 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        config.client_address = self
-            .text("clientPortAddress")
-            .map(|property| property.value.trim_start_matches('[').trim_end_matches(']').to_owned());
+        config.client_address =
+            self.text("clientPortAddress").map(|property| without_brackets(&property.value).to_owned());
         config.listen_backlog =
             i32::try_from(self.number("clientPortListenBacklog", -1, -1, 65_535)).unwrap_or(-1);
         config.tcp_keep_alive = self.property_bool("clientTcpKeepAlive", false);
@@ -538,6 +543,7 @@ impl<'a> Reading<'a> {
         config.connections_per_address_max = self.size("maxClientCnxns", 60);
         config.connections_max = self.size("maxCnxns", 0);
         config.outstanding_max = self.size("globalOutstandingLimit", 1000);
+        config.memory_max = self.memory_limit();
         let threshold = self.number("largeRequestThreshold", -1, i64::MIN, i32::MAX.into());
         config.large_request_bytes = usize::try_from(threshold).ok().filter(|bytes| *bytes > 0);
         config.large_requests_bytes_max = self.size("largeRequestMaxBytes", 100 << 20);
@@ -559,6 +565,16 @@ impl<'a> Reading<'a> {
                 .unwrap_or(1);
         config.container_never_used = self.millis("znode.container.maxNeverUsedIntervalMs", 0, 0);
         config.reconfig = self.strict_bool("reconfigEnabled", false);
+    }
+
+    fn memory_limit(&mut self) -> Option<u64> {
+        let megabytes = self.number("memoryLimitInMb", 0, 0, i64::MAX >> 20);
+        if (1..MEMORY_MB_MIN).contains(&megabytes)
+            && let Some(property) = self.text("memoryLimitInMb")
+        {
+            self.error(&property, "0 for no limit, or at least 64: the server itself takes some");
+        }
+        (megabytes > 0).then(|| megabytes.unsigned_abs() << 20)
     }
 
     /// With weights, tokens are counted in those of a new session.
@@ -637,8 +653,21 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The address to bind, as text for whoever resolves names: all of this host's if none is given.
+/// An address of IPv6 may stand in one pair of brackets.
+fn without_brackets(text: &str) -> &str {
+    let within = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    within.filter(|within| !within.is_empty()).unwrap_or(text)
+}
+
+/// The address to bind, as text for whoever resolves names: all of this host's if none is given, and the loopback
+/// address for an empty name, as Java resolves it.
+///
+/// Source: `InetAddress.getByName`.
 #[must_use]
 pub fn bind_address(config: &Config) -> String {
-    config.client_address.clone().unwrap_or_else(|| IpAddr::V6(Ipv6Addr::UNSPECIFIED).to_string())
+    match config.client_address.as_deref() {
+        None => Ipv6Addr::UNSPECIFIED.to_string(),
+        Some("") => Ipv4Addr::LOCALHOST.to_string(),
+        Some(name) => name.to_owned(),
+    }
 }

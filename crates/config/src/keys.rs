@@ -77,6 +77,7 @@ pub const KEYS: &[(&str, Fate)] = &[
     ("extendedTypesEnabled", Honoured),
     ("emulate353TTLNodes", Honoured),
     ("globalOutstandingLimit", Honoured),
+    ("memoryLimitInMb", Honoured),
     ("enforceQuota", Honoured),
     ("skipACL", Honoured),
     ("4lw.commands.whitelist", Honoured),
@@ -211,10 +212,14 @@ pub fn fate(key: &str) -> Option<Fate> {
 /// The known key that looks most like an unknown one.
 #[must_use]
 pub fn nearest(key: &str) -> Option<&'static str> {
+    let most = 1 + key.len() / 4;
     let lower = key.to_lowercase();
     let distance = |name: &str| edits(&lower, &name.to_lowercase());
-    let best = KEYS.iter().map(|(name, _)| (distance(name), *name)).min()?;
-    (best.0 <= 1 + key.len() / 4).then_some(best.1)
+    // Names that differ more in length alone need no comparing, however long a key somebody writes.
+    let letters = lower.chars().count();
+    let like = KEYS.iter().filter(|(name, _)| name.len().abs_diff(letters) <= most);
+    let best = like.map(|(name, _)| (distance(name), *name)).min()?;
+    (best.0 <= most).then_some(best.1)
 }
 
 /// The number of letters to change, insert or remove to make `b` of `a`.
@@ -247,6 +252,7 @@ mod tests {
         assert_eq!(nearest("tickTme"), Some("tickTime"));
         assert_eq!(nearest("maxclientcnxns"), Some("maxClientCnxns"));
         assert_eq!(nearest("somethingElse"), None);
+        assert_eq!(nearest(&"dataDir".repeat(1000)), None);
     }
 
     #[test]

@@ -64,6 +64,9 @@ impl Node {
         match op {
             Some(op) if is_write(op) => {
                 let call = Call { xid: header.xid, op, received_ms, large_bytes };
+                if self.opens_locally() && !self.admit_from_local(id, call, &reader, fx) {
+                    return;
+                }
                 match self.duty() {
                     Duty::Decides => self.admit_write(id, call, &mut reader, fx),
                     Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
@@ -71,6 +74,9 @@ impl Node {
                         self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
                     }
                 }
+            }
+            Some(OpCode::Sync) if self.duty() == Duty::ReadsOnly => {
+                self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
             }
             Some(op) if op == OpCode::Sync && self.syncs_with_others() => {
                 let call = Call { xid: header.xid, op, received_ms, large_bytes };
@@ -134,7 +140,7 @@ impl Node {
         };
         let asked = Asked { origin: Some(id), session, xid, identities: &identities, standing };
         let proposed = match &request {
-            Ok(request) => self.propose(&asked, request, fx),
+            Ok(request) => self.check_room(request).and_then(|()| self.propose(&asked, request, fx)),
             Err(_) if takes_zxid => self.propose_error(&asked, ErrorCode::MARSHALLINGERROR, fx),
             Err(_) => Err(ErrorCode::MARSHALLINGERROR),
         };

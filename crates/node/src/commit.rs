@@ -1,5 +1,6 @@
 //! Stages 8 to 10: what is final is applied, those who watch are told, and the client gets its reply.
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::wire::put_frame;
 use oxkeeper_proto::{
     ErrorCode, OpCode, Reply, ReplyHeader, SessionId, TxnRecord, WatcherEvent, Xid, Zxid, path, perms,
@@ -35,12 +36,17 @@ impl Node {
             }
         };
         self.changes.wanted = !self.watches.is_empty();
-        let outcome = match self.tree.apply(&record, &mut self.changes) {
-            Ok(outcome) => outcome,
+        let (outcome, differs) = match self.tree.apply_and_compare(&record, &mut self.changes) {
+            Ok((outcome, differs)) => (outcome, differs.is_some()),
             Err(divergence) => panic!("{divergence}"),
         };
+        if differs {
+            self.state_differs(&record);
+        }
         self.pending.applied(proposal.zxid);
-        self.notify(proposal.zxid, fx);
+        if !is(Fault::WatchAfterReply) {
+            self.notify(proposal.zxid, fx);
+        }
         let origin = match self.origins.front() {
             Some((zxid, origin)) if *zxid == proposal.zxid => {
                 let origin = *origin;
@@ -57,6 +63,9 @@ impl Node {
             _ => {
                 self.written(origin, proposal.zxid, &outcome, false, fx);
             }
+        }
+        if is(Fault::WatchAfterReply) {
+            self.notify(proposal.zxid, fx);
         }
     }
 
@@ -77,7 +86,7 @@ impl Node {
                 let may_read = acl.as_ref().is_none_or(|acl| {
                     oxkeeper_tree::acl::allows(acl, perms::READ, &conn.identities, rules.schemes)
                 });
-                if may_read {
+                if may_read || is(Fault::RecursiveWithoutRights) {
                     let path = if notice.on_parent { parent_of(change) } else { &change.path };
                     let event = WatcherEvent { kind: notice.kind, path: path.into() };
                     let id = conn.id;

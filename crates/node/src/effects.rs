@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::{DecodeError, Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
 use oxkeeper_zab::{Durable, Ticket};
 
 use crate::peers::{PeerEffects, PeerInput};
+use crate::scarcity::Scarcity;
 use crate::watch::WatchSummary;
 
 /// The time, as the driver reads it once per turn.
@@ -83,6 +85,8 @@ pub enum Input<'a> {
     Peer(PeerInput),
     /// Time has passed.
     Tick,
+    /// There is too little of something, or no more.
+    Scarce(Scarcity),
     /// The log has grown enough, or an operator wants it: take a snapshot.
     TakeSnapshot,
     /// The last slice is written: the next one, please.
@@ -228,6 +232,19 @@ pub struct ExpiryReport {
     pub connections: Vec<(i64, PeerSession)>,
 }
 
+/// What memory goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of names and data.
+    pub content_bytes: u64,
+    /// Znodes.
+    pub znodes: usize,
+    /// Watches.
+    pub watches: usize,
+    /// Sessions.
+    pub sessions: usize,
+}
+
 /// Numbers of the whole server, for `srvr` and `mntr`.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -259,6 +276,8 @@ pub struct Status {
     pub auth_failed: u64,
     /// Sessions expired.
     pub sessions_expired: u64,
+    /// What there is too little of.
+    pub scarcity: Scarcity,
     /// Time since the start of the node.
     pub uptime: Duration,
     /// What the server is.
@@ -271,6 +290,8 @@ pub struct Status {
     pub last_logged: Zxid,
     /// Whom it follows; itself if it leads.
     pub leader: Option<ServerId>,
+    /// Transactions after which the state was not the leader's.
+    pub digest_mismatches: u64,
     /// Of a leader: voting learners that are in step, and all learners.
     pub learners: (usize, usize),
 }
@@ -397,7 +418,7 @@ impl Effects {
     /// Whether a connection's outbox is so full that answers to it wait until there is room.
     pub fn is_full(&self, conn: ConnId) -> bool {
         let outbox = self.outboxes.get(conn.index as usize);
-        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES)
+        outbox.is_some_and(|outbox| outbox.len() > OUTBOX_BYTES && !is(Fault::OutboxUnbounded))
     }
 
     /// Notes that the node has more to say to a connection.

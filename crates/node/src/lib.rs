@@ -17,6 +17,7 @@ mod effects;
 mod expiry;
 mod lead;
 mod learn;
+mod local;
 mod member;
 mod node;
 mod peers;
@@ -25,6 +26,7 @@ mod query;
 mod read;
 mod reconfig;
 mod reply;
+mod scarcity;
 mod settings;
 mod throttle;
 mod transfer;
@@ -33,7 +35,7 @@ mod watch;
 pub use auth::digest_id;
 pub use effects::{
     Answer, ConnId, ConnectionReport, Effects, ExpiryReport, Input, Now, OUTBOX_BYTES, PeerSession, Query,
-    QueryId, RequestCounts, Role, SnapshotStep, Status,
+    QueryId, RequestCounts, Role, Size, SnapshotStep, Status,
 };
 pub use node::Node;
 pub use peers::{LinkEffect, Members, PeerEffects, PeerInput, Recovered, Task};
@@ -43,6 +45,7 @@ pub use oxkeeper_tree::{
 };
 // What a driver makes durable, and how it calls the connections between servers.
 pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket};
-pub use settings::{DigestAlgorithm, EnsembleSettings, Reap, Settings};
+pub use scarcity::{Memory, Scarcity};
+pub use settings::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;
 pub use watch::WatchSummary;

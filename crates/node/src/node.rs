@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{ErrorCode, OpCode, Request, SessionId, Xid, Zxid};
 use oxkeeper_tree::{Changes, Identity, Pending, Tree};
 use oxkeeper_zab::Solo;
@@ -12,9 +13,13 @@ use crate::conn::{Conn, Conns, Phase, Waiting};
 use crate::effects::{ConnId, Effects, Input, Now, RequestCounts};
 use crate::expiry::Expiry;
 use crate::member::{Duty, Order};
+use crate::scarcity::Scarcity;
 use crate::settings::Settings;
 use crate::throttle::Throttle;
 use crate::watch::{Notice, Watches};
+
+/// Where memory has a limit, longer frames are counted while they wait. Shorter ones are bounded by their number.
+const COUNTED_BYTES: usize = 4096;
 
 /// Sessions are closed for their silence until so many changes wait to be applied.
 const PROPOSED_BY_EXPIRY: usize = 1000;
@@ -60,6 +65,7 @@ pub struct Node {
     pub(crate) throttle: Throttle,
     /// Bytes of large frames that wait for their reply.
     pub(crate) large_waiting: usize,
+    pub(crate) scarcity: Scarcity,
 }
 
 /// The last, smallest and largest of something; -1 before the first.
@@ -115,6 +121,7 @@ impl Node {
             scratch: Vec::new(),
             throttle: Throttle::new(settings.throttle_connections, settings.seed ^ 4, now_ms),
             large_waiting: 0,
+            scarcity: Scarcity::default(),
             expiry,
             tree,
             settings,
@@ -152,6 +159,7 @@ impl Node {
             Input::Tick => self.tick(fx),
             Input::Opened { conn, peer, identities } => self.opened(conn, peer, identities),
             Input::Closed { conn } => self.closed(conn, fx),
+            Input::Scarce(scarcity) => self.hear_scarcity(scarcity, fx),
             Input::TakeSnapshot => self.take_snapshot(fx),
             Input::SliceWritten => self.slice_written(fx),
             Input::SnapshotFailed => self.snapshot_failed(),
@@ -175,6 +183,8 @@ impl Node {
         if self.duty() == Duty::Decides {
             let expiry_ms = self.expiry.deadline_ms().unwrap_or(i64::MAX).max(self.expire_from_ms);
             soonest = soonest.min(expiry_ms).min(self.reap_at_ms);
+        } else if self.opens_locally() {
+            soonest = soonest.min(self.expiry.deadline_ms().unwrap_or(i64::MAX));
         }
         if let Order::Ensemble(member) = &self.order {
             soonest = soonest.min(member.deadline_ms());
@@ -245,6 +255,9 @@ impl Node {
             self.close_sessionless(now_ms, fx);
         }
         if self.duty() != Duty::Decides {
+            if self.opens_locally() {
+                self.expire_locals(fx);
+            }
             return;
         }
         self.notice_stall(now_ms);
@@ -278,6 +291,7 @@ impl Node {
 
     /// Closes sessions that were silent for too long; a few at once, where very many were.
     fn expire(&mut self, now_ms: i64, fx: &mut Effects) {
+        let now_ms = if is(Fault::WallClockExpiry) { self.now.wall_ms } else { now_ms };
         let mut due = std::mem::take(&mut self.expired);
         self.expiry.due(now_ms, &mut due);
         self.expired = due;
@@ -293,6 +307,10 @@ impl Node {
             let Some(key) = self.expiry.key(session) else { continue };
             if let Some(tracked) = self.expiry.get_mut(key) {
                 info!("Expiring session {session}, timeout of {}ms exceeded", tracked.timeout_ms);
+            }
+            if self.is_local(session) {
+                self.close_local(session, fx);
+                continue;
             }
             self.sessions_expired += 1;
             self.propose_own(session, &Request::CloseSession, fx);
@@ -354,7 +372,9 @@ impl Node {
     /// Whether as many requests wait as are allowed to.
     fn is_crowded(&self) -> bool {
         let throttle = self.settings.throttle_requests;
-        self.outstanding > self.settings.outstanding_max || throttle > 0 && self.outstanding >= throttle
+        self.outstanding > self.settings.outstanding_max
+            || throttle > 0 && self.outstanding >= throttle
+            || self.settings.waiting_bytes_max.is_some_and(|max| self.large_waiting > max)
     }
 
     /// The bytes that a frame counts for among the large ones; `None` if they have no room for it.
@@ -362,6 +382,9 @@ impl Node {
         match self.settings.large_bytes {
             Some(threshold) if frame_bytes > threshold => {
                 (self.large_waiting + frame_bytes <= self.settings.large_bytes_max).then_some(frame_bytes)
+            }
+            _ if self.settings.waiting_bytes_max.is_some() && frame_bytes > COUNTED_BYTES => {
+                Some(frame_bytes)
             }
             _ => Some(0),
         }

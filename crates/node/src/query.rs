@@ -3,7 +3,7 @@
 use oxkeeper_proto::SessionId;
 
 use crate::conn::{Conn, Phase};
-use crate::effects::{Answer, ConnectionReport, ExpiryReport, Query, RequestCounts, Status};
+use crate::effects::{Answer, ConnectionReport, ExpiryReport, Query, RequestCounts, Size, Status};
 use crate::node::{Node, Sizes, millis};
 
 /// What is listed in one step: a fraction of a millisecond's work.
@@ -55,6 +55,17 @@ impl Node {
         }
     }
 
+    /// What there is how much of, quick to ask.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        Size {
+            content_bytes: self.tree.approximate_bytes(),
+            znodes: self.tree.len(),
+            watches: self.watches.total(),
+            sessions: self.expiry.len(),
+        }
+    }
+
     /// Numbers of the whole server.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -75,6 +86,7 @@ impl Node {
             proposal_sizes: (proposal_last, proposal_min, proposal_max),
             auth_failed: self.auth_failed,
             sessions_expired: self.sessions_expired,
+            scarcity: self.scarcity,
             uptime: self.uptime(),
             ..self.role_status()
         }

@@ -30,7 +30,13 @@ impl Node {
             let size = reply::write(fx, id, xid, zxid, ErrorCode::MARSHALLINGERROR, &Reply::Empty);
             return self.count_reply(id, call, size);
         };
+        if self.has_no_room_to_return(op) {
+            return self.close(id, fx);
+        }
         let size = match &request {
+            refused if self.has_no_room_for_watch(refused) => {
+                reply::write(fx, id, xid, zxid, ErrorCode::NOTREADONLY, &Reply::Empty)
+            }
             Request::Ping => reply::write(fx, id, Xid::PING, zxid, ErrorCode::OK, &Reply::Empty),
             Request::SetWatches(_)
             | Request::SetWatches2(_)

@@ -34,6 +34,8 @@ pub struct Settings {
     pub large_bytes: Option<usize>,
     /// Large frames on their way in all: `largeRequestMaxBytes`.
     pub large_bytes_max: usize,
+    /// Where memory has a limit: above so many bytes of waiting frames their clients are not read from.
+    pub waiting_bytes_max: Option<usize>,
     /// The longest record that Java could read back from the log, in bytes.
     pub record_bytes_max: usize,
     /// `DigestAuthenticationProvider.digestAlg`.
@@ -84,11 +86,24 @@ pub struct EnsembleSettings {
     pub leader_serves: bool,
     /// `zookeeper.forceSnapshotSync`.
     pub force_snapshot: bool,
+    /// What to do when the state is not the leader's.
+    pub digest_policy: DigestPolicy,
     /// Times of elections.
     pub timing: Timing,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
     /// `snapshotSizeFactor` times the newest snapshot's size.
     pub log_sync_bytes: u64,
+}
+
+/// What a learner does when a transaction leaves another digest than the leader computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestPolicy {
+    /// Stop at once.
+    Fatal,
+    /// Leave the leader and take its whole state; stop if it happens again.
+    Resync,
+    /// Say so, count it, and go on, as ZooKeeper does.
+    Alarm,
 }
 
 impl EnsembleSettings {
@@ -111,6 +126,7 @@ impl EnsembleSettings {
             read_only: false,
             leader_serves: true,
             force_snapshot: false,
+            digest_policy: DigestPolicy::Fatal,
             timing: Timing::DEFAULT,
             log_sync_bytes: 64 << 20,
         }
@@ -154,6 +170,7 @@ impl Settings {
             throttle_connections: ThrottleSettings::OFF,
             large_bytes: None,
             large_bytes_max: 100 << 20,
+            waiting_bytes_max: None,
             record_bytes_max: 2 * oxkeeper_proto::wire::JUTE_MAXBUFFER,
             digest_algorithm: DigestAlgorithm::Sha1,
             super_digest: None,

@@ -136,16 +136,24 @@ impl Node {
         }
     }
 
-    /// Gives up the snapshot under way, because the tree that it shows goes away.
-    pub(crate) fn abandon_snapshot(&mut self, fx: &mut Effects) {
-        self.tree.abandon_snapshot();
-        if let Some(transfers) = self.transfers()
-            && transfers.target == Target::Disk
-        {
-            transfers.target = Target::Nowhere;
-            transfers.last_slice = None;
-            fx.snapshot.push(SnapshotStep::Abandon);
+    /// Whether a snapshot is under way to the disk.
+    pub(crate) fn writes_snapshot(&mut self) -> bool {
+        match self.transfers() {
+            Some(transfers) => transfers.target == Target::Disk,
+            None => self.tree.snapshot_under_way().is_some(),
         }
+    }
+
+    /// Gives up the snapshot under way.
+    pub(crate) fn abandon_snapshot(&mut self, fx: &mut Effects) {
+        if self.writes_snapshot() {
+            fx.snapshot.push(SnapshotStep::Abandon);
+            self.aim(Target::Nowhere);
+            if let Some(transfers) = self.transfers() {
+                transfers.last_slice = None;
+            }
+        }
+        self.tree.abandon_snapshot();
     }
 
     /// A learner is to get a snapshot.

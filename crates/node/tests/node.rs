@@ -136,6 +136,51 @@ fn a_stalled_server_hears_its_clients_before_it_expires_them() {
 }
 
 #[test]
+fn no_session_minds_when_somebody_sets_the_clock() {
+    for jump_ms in [i64::from(i32::MAX), 3_600_000, -3_600_000, -900_000] {
+        let mut w = World::new();
+        let (silent, lively) = (w.client(), w.client());
+        w.wall_ahead_ms += jump_ms;
+        for round in 0..20 {
+            w.now_ms += 50;
+            w.step(Input::Tick);
+            w.send(lively, -2, &Request::Ping);
+            w.persist();
+            let is_over = round * 50 >= 600;
+            assert!(!w.is_closed(silent) || round * 50 >= 350, "closed after {} ms", round * 50);
+            assert!(w.is_closed(silent) || !is_over, "still open after {} ms", round * 50);
+        }
+        assert!(!w.is_closed(lively));
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_not_answered_any_more() {
+    use oxkeeper_node::OUTBOX_BYTES;
+    let mut w = World::new();
+    let conn = w.client();
+    let data = vec![7; 100_000];
+    w.send(conn, 1, &create("/a", 0));
+    w.send(conn, 2, &Request::SetData { path: "/a".into(), data: Some(&data), version: -1 });
+    w.persist();
+    w.seen(conn);
+    // Behind a write that is not durable yet, whatever the client asks waits.
+    w.send(conn, 3, &create("/b", 0));
+    for xid in 4..43 {
+        w.send(conn, xid, &Request::GetData { path: "/a".into(), watch: false });
+    }
+    w.persist();
+    assert!(w.fx.is_full(conn) && w.fx.waiting_len(conn) <= OUTBOX_BYTES + data.len() + 100);
+    let mut replies = 0;
+    while w.fx.waiting_len(conn) > 0 {
+        replies += w.seen(conn).len();
+        assert!(w.fx.take_wanting(conn) || replies == 40);
+        w.step(Input::Writable { conn });
+    }
+    assert_eq!(replies, 40, "every request is answered once there is room");
+}
+
+#[test]
 fn sessions_are_taken_up_with_their_password_only() {
     let mut w = World::new();
     let (first, opened) = w.connect(SessionId(0), &[0; 16], 400);

@@ -9,6 +9,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Fault {
+    /// None at all: a test that always fails when this is chosen shows that failures are reported.
+    Canary = 0,
     /// A standalone server replies before its log is synced.
     ReplyBeforeSync = 1,
     /// A follower acknowledges a proposal before its log is synced.
@@ -138,6 +140,11 @@ pub fn with<T>(fault: Fault, run: impl FnOnce() -> T) -> T {
 #[cfg(all(test, feature = "planted"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn canary() {
+        assert!(!is(Fault::Canary), "the canary sings");
+    }
 
     #[test]
     fn a_fault_is_made_where_it_is_chosen_and_nowhere_else() {

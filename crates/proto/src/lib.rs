@@ -12,6 +12,7 @@ pub mod acl;
 pub mod address;
 pub mod codes;
 pub mod ensemble;
+pub mod frame;
 pub mod ids;
 pub mod path;
 pub mod peer;

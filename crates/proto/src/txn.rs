@@ -305,7 +305,8 @@ fn decode_paths<'a>(r: &mut Reader<'a>) -> Result<Option<Vec<Cow<'a, str>>>, Dec
     }
     let before = r.clone();
     match decode_strings(r) {
-        Ok(paths) => Ok(paths),
+        // Nobody writes a null vector; kept as one, it would be encoded to what an old server wrote.
+        Ok(paths) => Ok(Some(paths.unwrap_or_default())),
         Err(_) if before.remaining() == 12 && before.rest().starts_with(&[0, 0, 0, 2]) => {
             *r = before;
             Ok(None)
@@ -392,6 +393,19 @@ mod tests {
                 let _ = TxnRecord::decode(&out[..cut]);
             }
         }
+    }
+
+    #[test]
+    fn a_null_list_of_a_closed_session_is_an_empty_one() {
+        let mut out = Vec::new();
+        record(Txn::CloseSession { paths: None }).header.encode(&mut out);
+        out.put_int(-1);
+        TxnDigest { version: -1, digest: -1 }.encode(&mut out);
+        let read = TxnRecord::decode(&out).unwrap();
+        assert_eq!(read.txn, Txn::CloseSession { paths: Some(Vec::new()) });
+        let mut again = Vec::new();
+        read.encode(&mut again);
+        assert_eq!(TxnRecord::decode(&again).unwrap(), read);
     }
 
     #[test]

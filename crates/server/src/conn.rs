@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use oxkeeper_node::{ConnId, Identity, Input};
+use oxkeeper_proto::frame::{self, Unfinished};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::{info, warn};
 
@@ -33,8 +34,7 @@ pub(crate) struct ConnIo {
     stream: RefCell<Box<dyn ByteStream>>,
     /// Wakes the task. Writes outside the task register it too.
     pub(crate) waker: RefCell<Waker>,
-    /// The beginning of a frame whose end has not come.
-    partial: RefCell<Vec<u8>>,
+    partial: RefCell<Unfinished>,
     /// The node knows it.
     pub(crate) opened: Cell<bool>,
     /// It has sent a first frame, so what comes now is no four-letter word.
@@ -46,6 +46,9 @@ pub(crate) struct ConnIo {
     /// It does not take its replies.
     pub(crate) choked: Cell<bool>,
     pub(crate) stuck_since: Cell<Option<Instant>>,
+    /// What it holds and what waits for it, as counted over all connections.
+    pub(crate) partial_counted: Cell<usize>,
+    pub(crate) outbox_counted: Cell<usize>,
     /// The node has more to say now that there is room.
     pub(crate) resume: Cell<bool>,
     /// Complete frames of it wait in `partial`.
@@ -69,13 +72,15 @@ impl ConnIo {
             peer,
             stream: RefCell::new(stream),
             waker: RefCell::new(no_waker()),
-            partial: RefCell::new(Vec::new()),
+            partial: RefCell::default(),
             opened: Cell::new(false),
             greeted: Cell::new(false),
             listing: RefCell::new(None),
             held_back: Cell::new(false),
             choked: Cell::new(false),
             stuck_since: Cell::new(None),
+            partial_counted: Cell::new(0),
+            outbox_counted: Cell::new(0),
             resume: Cell::new(false),
             backlog: Cell::new(false),
             closing: Cell::new(false),
@@ -214,28 +219,32 @@ impl ConnTask {
     fn received(&self, bytes: &[u8]) {
         let mut core = self.core.borrow_mut();
         let mut partial = self.conn.partial.borrow_mut();
-        if partial.is_empty() {
-            let used = self.frames(&mut core, bytes);
-            partial.extend_from_slice(bytes.get(used..).unwrap_or_default());
-        } else {
-            partial.extend_from_slice(bytes);
-            if self.is_incomplete(&partial, core.config.frame_bytes_max) {
-                return;
-            }
-            let gathered = std::mem::take(&mut *partial);
-            let used = self.frames(&mut core, &gathered);
-            partial.extend_from_slice(gathered.get(used..).unwrap_or_default());
-        }
-        if self.conn.closing.get() || self.conn.broken.get() {
-            *partial = Vec::new();
-        }
+        let most = core.config.frame_bytes_max;
+        // Until the client has greeted, a four-letter word may be whole where a frame would not be.
+        let incomplete =
+            |kept: &[u8]| self.conn.greeted.get() && matches!(frame::first(kept, most), Ok(None));
+        partial.add(bytes, incomplete, |bytes| self.frames(&mut core, bytes));
+        self.hold(&mut core, &mut partial);
         core.carry_out();
     }
 
-    /// Whether a frame has begun whose end has not come: then there is nothing to look at yet.
-    fn is_incomplete(&self, gathered: &[u8], frame_bytes_max: usize) -> bool {
-        let len = gathered.first_chunk().and_then(|prefix| usize::try_from(i32::from_be_bytes(*prefix)).ok());
-        self.conn.greeted.get() && len.is_some_and(|len| len <= frame_bytes_max && gathered.len() < 4 + len)
+    /// Counts what is held of a frame that is not complete; lets go of it if nobody will look at it any more.
+    fn hold(&self, core: &mut Core, partial: &mut Unfinished) {
+        let conn = &self.conn;
+        core.count_partial(conn, partial.len());
+        if core.memory.cuts_partial(partial.len()) {
+            warn!(
+                "Cutting {:?}: unfinished frames take too much memory, {} bytes of it here",
+                conn.peer,
+                partial.len()
+            );
+            conn.broken.set(true);
+            conn.wake();
+        }
+        if conn.closing.get() || conn.broken.get() {
+            partial.clear();
+            core.count_partial(conn, 0);
+        }
     }
 
     /// Hands complete frames to the node; returns how many bytes they took.
@@ -246,8 +255,9 @@ impl ConnTask {
         let mut used = 0;
         while !conn.closing.get() && !conn.broken.get() {
             let rest = bytes.get(used..).unwrap_or_default();
-            let Some((prefix, body)) = rest.split_first_chunk::<4>() else { break };
-            if !conn.greeted.get() {
+            if !conn.greeted.get()
+                && let Some((prefix, body)) = rest.split_first_chunk::<4>()
+            {
                 match four_letter::answer(core, conn, *prefix, body) {
                     four_letter::Verdict::Frame => {}
                     four_letter::Verdict::Incomplete => break,
@@ -264,18 +274,20 @@ impl ConnTask {
                     }
                 }
             }
-            let len = i32::from_be_bytes(*prefix);
-            let Some(len) = usize::try_from(len).ok().filter(|len| *len <= most) else {
-                warn!(
-                    "Len error. A message from {}:{} with advertised length of {len} is either a malformed message \
-                     or too large to process (length is greater than jute.maxbuffer={most})",
-                    conn.peer.0, conn.peer.1
-                );
-                conn.broken.set(true);
-                conn.wake();
-                break;
+            let frame = match frame::first(rest, most) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(
+                        "Len error. A message from {}:{} is either malformed or too large to process (length is greater \
+                         than jute.maxbuffer={most}): {error}",
+                        conn.peer.0, conn.peer.1
+                    );
+                    conn.broken.set(true);
+                    conn.wake();
+                    break;
+                }
             };
-            let Some(frame) = body.get(..len) else { break };
             if !conn.opened.get() {
                 // There is no node yet: the client must try another server, or later.
                 conn.broken.set(true);
@@ -284,7 +296,7 @@ impl ConnTask {
             }
             conn.greeted.set(true);
             core.step_at(now, Input::Frame { conn: conn.id, bytes: frame });
-            used += 4 + len;
+            used += frame::PREFIX + frame.len();
             if core.is_full(conn) {
                 conn.backlog.set(true);
                 break;

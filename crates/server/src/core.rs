@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oxkeeper_config::Config;
-use oxkeeper_node::{Answer, ConnId, Durable, Effects, Input, Node, Now, Query, QueryId, Ticket};
+use oxkeeper_node::{Answer, ConnId, Durable, Effects, Input, Memory, Node, Now, Query, QueryId, Ticket};
 use oxkeeper_storage::{Directories, SnapshotTrigger, StorageError, TxnLog};
 use slab::Slab;
 use tokio::sync::Notify;
@@ -21,7 +21,11 @@ use crate::conn::{ConnIo, after_others};
 use crate::disk_thread::{self, Job};
 use crate::error::ServerError;
 use crate::flow::{OUTBOX_BYTES, OUTBOX_BYTES_MAX, OUTBOX_KEEP, PARTS_AT_ONCE, STUCK_AFTER, WRITE_BYTES};
+use crate::listen;
+use crate::memory::MemoryGauge;
+use crate::pace::SnapshotPace;
 use crate::setup::wall_ms;
+use crate::space::Space;
 
 /// A sync that is expected to take less than this is done on the core's own thread: waking another one
 /// would cost as much.
@@ -72,6 +76,8 @@ pub(crate) struct Core {
     conns: Slab<Rc<ConnIo>>,
     generation: u32,
     per_address: HashMap<IpAddr, usize>,
+    /// Connections that the system's limit on open files leaves room for.
+    connections_room: usize,
     started: Instant,
     log: LogPlace,
     /// Appended while the log was away.
@@ -82,9 +88,12 @@ pub(crate) struct Core {
     committing: Option<(Ticket, u64)>,
     expected_sync: Duration,
     trigger: SnapshotTrigger,
-    preparing: bool,
+    pace: SnapshotPace,
+    pub(crate) preparing: bool,
     /// The next file became ready while the log was away.
     prepared_meanwhile: bool,
+    pub(crate) space: Space,
+    pub(crate) memory: MemoryGauge,
     jobs: mpsc::Sender<Job>,
     pub(crate) commit_wanted: Rc<Notify>,
     pub(crate) failed: Option<ServerError>,
@@ -104,6 +113,7 @@ impl Core {
         trigger: SnapshotTrigger,
         jobs: mpsc::Sender<Job>,
     ) -> Core {
+        let memory = MemoryGauge::new(config.memory_max);
         Core {
             config,
             dirs,
@@ -112,6 +122,7 @@ impl Core {
             conns: Slab::new(),
             generation: 0,
             per_address: HashMap::new(),
+            connections_room: listen::connections_room(),
             started: Instant::now(),
             log: LogPlace::Here(Box::new(log)),
             held: Vec::new(),
@@ -120,8 +131,11 @@ impl Core {
             committing: None,
             expected_sync: Duration::ZERO,
             trigger,
+            pace: SnapshotPace::default(),
             preparing: false,
             prepared_meanwhile: false,
+            space: Space::default(),
+            memory,
             jobs,
             commit_wanted: Rc::new(Notify::new()),
             failed: None,
@@ -148,8 +162,15 @@ impl Core {
 
     /// Whether one more connection from `address` is within the limits; says so if not.
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
-        let most = self.config.connections_max;
-        if most > 0 && self.conns.len() >= most {
+        if self.memory.state == Memory::Critical {
+            warn!("Refusing a connection from {address}: there is no memory for it");
+            return false;
+        }
+        let most = match self.config.connections_max {
+            0 => self.connections_room,
+            most => most.min(self.connections_room),
+        };
+        if self.conns.len() >= most {
             warn!("Too many connections max allowed is {most}");
             return false;
         }
@@ -179,6 +200,8 @@ impl Core {
             self.step(Input::Closed { conn: conn.id });
         }
         self.fx.discard(conn.id);
+        self.count_partial(conn, 0);
+        self.count_outbox(conn, 0);
         self.conns.try_remove(conn.id.index as usize);
         if let Some(count) = self.per_address.get_mut(&conn.peer.0) {
             *count -= 1;
@@ -225,6 +248,7 @@ impl Core {
 
     /// Does what the node wants done.
     pub(crate) fn carry_out(&mut self) {
+        self.look_at_growth();
         if !self.fx.durable.is_empty() {
             self.append();
         }
@@ -250,8 +274,7 @@ impl Core {
             }
         }
         for step in std::mem::take(&mut self.fx.snapshot) {
-            // The thread lives as long as the core.
-            let _ = self.jobs.send(Job::Snapshot(step));
+            self.send(Job::Snapshot(step));
         }
     }
 
@@ -274,7 +297,7 @@ impl Core {
     /// Writes a connection's outbox as far as it goes. What is left goes when the socket takes more.
     pub(crate) fn flush(&mut self, conn: &ConnIo) {
         if self.fx.waiting_len(conn.id) == 0 {
-            return;
+            return self.count_outbox(conn, 0);
         }
         let waker = conn.waker.borrow();
         let mut context = Context::from_waker(&waker);
@@ -305,6 +328,7 @@ impl Core {
         }
         drop(waker);
         let waiting = self.fx.waiting_len(conn.id);
+        self.count_outbox(conn, waiting);
         if self.fx.take_wanting(conn.id) {
             conn.resume.set(true);
             conn.wake();
@@ -316,8 +340,13 @@ impl Core {
             }
             return;
         }
-        conn.choked.set(waiting > OUTBOX_BYTES);
-        if waiting <= OUTBOX_BYTES {
+        let is_full = waiting > OUTBOX_BYTES || self.memory.chokes(waiting);
+        conn.choked.set(is_full);
+        if self.memory.cuts_outbox(waiting) {
+            warn!("Cutting {:?}: replies take too much memory, and {waiting} bytes wait for it", conn.peer);
+            conn.broken.set(true);
+            conn.wake();
+        } else if !is_full {
             conn.stuck_since.set(None);
         } else if written > 0 || conn.stuck_since.get().is_none() {
             conn.stuck_since.set(Some(Instant::now()));
@@ -330,7 +359,7 @@ impl Core {
 
     /// Whether a connection must take some of its replies before it gets more.
     pub(crate) fn is_full(&self, conn: &ConnIo) -> bool {
-        self.fx.is_full(conn.id)
+        self.fx.is_full(conn.id) || self.memory.chokes(self.fx.waiting_len(conn.id))
     }
 
     /// Whether nothing waits to be written to a connection.
@@ -352,6 +381,9 @@ impl Core {
     /// Whether the batch is synced here or by the log thread: here if that is quick, or if nobody but the
     /// clients of this very batch could use the time.
     pub(crate) fn commit_plan(&mut self) -> CommitPlan {
+        if self.space.is_stalled {
+            return CommitPlan::Nothing;
+        }
         let Some(last) = self.batch_last else { return CommitPlan::Nothing };
         let LogPlace::Here(_) = &self.log else { return CommitPlan::Nothing };
         let alone = self.batch_len as usize >= self.conns.len();
@@ -384,6 +416,7 @@ impl Core {
         if std::mem::take(&mut self.prepared_meanwhile) {
             self.prepared();
         }
+        self.log_came_back();
         self.fx.durable.splice(0..0, std::mem::take(&mut self.held));
         if !self.fx.durable.is_empty() {
             self.append();
@@ -394,8 +427,19 @@ impl Core {
     fn committed(&mut self, result: Result<(), StorageError>, took: Duration) {
         self.expected_sync = (self.expected_sync * 7 + took) / 8;
         let Some((last, records)) = self.committing.take() else { return };
-        if let Err(error) = result {
-            return self.fail(error.into());
+        match result {
+            Ok(()) => {}
+            Err(error @ StorageError::Full { .. }) => {
+                // More may have been added to the batch meanwhile.
+                self.batch_last = self.batch_last.or(Some(last));
+                self.batch_len += records;
+                self.stall(&error);
+                return self.carry_out();
+            }
+            Err(error) => return self.fail(error.into()),
+        }
+        if self.log_mut().is_some_and(TxnLog::took_reserve) {
+            self.space_is_short();
         }
         self.step(Input::Persisted(last));
         self.after_commit(records);
@@ -403,15 +447,61 @@ impl Core {
     }
 
     fn after_commit(&mut self, records: u64) {
-        let LogPlace::Here(log) = &mut self.log else { return };
-        if log.wants_prepared() && !self.preparing {
-            self.preparing = true;
-            let _ = self.jobs.send(Job::Prepare(log.prepare_bytes()));
+        if let Some(bytes) = self.begin_preparing() {
+            self.send(Job::Prepare(bytes));
         }
+        let LogPlace::Here(log) = &mut self.log else { return };
         if self.trigger.appended(records, log.bytes_since_roll()) {
-            log.roll_at_next_commit();
+            self.pace.set_due();
+        }
+        self.begin_snapshot();
+    }
+
+    /// How many zeros are to be written ahead, if nobody is at it.
+    pub(crate) fn begin_preparing(&mut self) -> Option<u64> {
+        let LogPlace::Here(log) = &mut self.log else { return None };
+        if !log.wants_prepared() || self.preparing {
+            return None;
+        }
+        self.preparing = true;
+        Some(log.prepare_bytes())
+    }
+
+    /// Gives the second thread something to do. It lives as long as the core.
+    pub(crate) fn send(&self, job: Job) {
+        let _ = self.jobs.send(job);
+    }
+
+    /// The log, unless the log thread has it.
+    pub(crate) fn log_mut(&mut self) -> Option<&mut TxnLog> {
+        match &mut self.log {
+            LogPlace::Here(log) => Some(log),
+            LogPlace::Away => None,
+        }
+    }
+
+    pub(crate) fn log_is_here(&self) -> bool {
+        matches!(self.log, LogPlace::Here(_))
+    }
+
+    /// Takes a snapshot, whatever was logged.
+    pub(crate) fn want_snapshot(&mut self) {
+        self.pace.set_due();
+        self.begin_snapshot();
+    }
+
+    fn begin_snapshot(&mut self) {
+        if self.pace.begin(self.started.elapsed()) {
+            if let LogPlace::Here(log) = &mut self.log {
+                log.roll_at_next_commit();
+            }
             self.step(Input::TakeSnapshot);
         }
+    }
+
+    /// The snapshot under way is written, or has failed.
+    pub(crate) fn snapshot_ended(&mut self) {
+        self.pace.ended(self.started.elapsed());
     }
 
     pub(crate) fn prepared(&mut self) {
@@ -425,7 +515,7 @@ impl Core {
     }
 
     pub(crate) fn purge(&self) {
-        let _ = self.jobs.send(Job::Purge(self.config.purge_keep));
+        self.send(Job::Purge(self.config.purge_keep));
     }
 
     /// Stops everything: what is on disk is all that is known for certain.

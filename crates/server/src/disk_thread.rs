@@ -8,9 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use oxkeeper_node::SnapshotStep;
-use oxkeeper_storage::{Compression, Directories, SnapshotWriter, StorageError, TxnLog, prepare, purge};
+use oxkeeper_storage::{
+    Compression, Directories, SnapshotWriter, StorageError, TxnLog, make_reserve, prepare, purge,
+};
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// What the threads tell the core.
 #[derive(Debug)]
@@ -19,12 +21,20 @@ pub(crate) enum Done {
     Committed(Box<TxnLog>, Result<(), StorageError>, Duration),
     /// A slice of a snapshot is on disk.
     SliceWritten,
-    /// The snapshot is complete.
+    /// The snapshot is complete, or given up as asked.
     SnapshotFinished,
     /// There will be no snapshot this time.
     SnapshotFailed,
     /// A file of zeros waits for the log.
     Prepared,
+    /// There is none.
+    PrepareFailed,
+    /// The reserve is there, and what was to be prepared; or one of them is not.
+    Reserved {
+        done: bool,
+        /// Whether zeros were written ahead as well.
+        prepared: bool,
+    },
 }
 
 /// What the second thread is asked.
@@ -32,6 +42,11 @@ pub(crate) enum Done {
 pub(crate) enum Job {
     Snapshot(SnapshotStep),
     Prepare(u64),
+    Reserve {
+        bytes: u64,
+        /// Zeros to write ahead, if the log has none.
+        prepare: Option<u64>,
+    },
     Purge(usize),
 }
 
@@ -117,8 +132,15 @@ impl Housekeeper {
                 Ok(()) => {
                     let _ = self.done.send(Done::Prepared);
                 }
-                Err(error) => warn!("The log does without a prepared file: {error}"),
+                Err(error) => {
+                    warn!("The log does without a prepared file: {error}");
+                    let _ = self.done.send(Done::PrepareFailed);
+                }
             },
+            Job::Reserve { bytes, prepare } => {
+                let done = self.reserve(bytes, prepare);
+                let _ = self.done.send(Done::Reserved { done, prepared: done && prepare.is_some() });
+            }
             Job::Purge(keep) => {
                 info!("Purge task started.");
                 if let Err(error) = self.purge(keep) {
@@ -154,9 +176,17 @@ impl Housekeeper {
             }
             SnapshotStep::Abandon => {
                 self.snapshot = None;
-                Ok(None)
+                Ok(Some(Done::SnapshotFinished))
             }
         }
+    }
+
+    fn reserve(&self, bytes: u64, prepare_bytes: Option<u64>) -> bool {
+        let SnapshotOptions { dirs, stop, .. } = &self.options;
+        let reserved = make_reserve(&*dirs.disk, &dirs.logs, bytes, stop).and_then(|()| {
+            prepare_bytes.map_or(Ok(()), |bytes| prepare(&*dirs.disk, &dirs.logs, bytes, stop))
+        });
+        reserved.inspect_err(|error| debug!("No reserve: {error}")).is_ok()
     }
 
     fn purge(&self, keep: usize) -> Result<(), StorageError> {

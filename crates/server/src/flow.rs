@@ -14,6 +14,9 @@ use std::time::Duration;
 
 pub(crate) use oxkeeper_node::OUTBOX_BYTES;
 
+/// Descriptors that connections leave to files: without one the log could not go on with its next file, and the
+/// server would have to stop. Where the system grants few, half of them.
+pub(crate) const FILES_KEPT: usize = 64;
 /// Read from a connection at once.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// How often a connection is read before others get their turn.

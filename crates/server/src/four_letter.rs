@@ -97,7 +97,7 @@ fn short(core: &mut Core, word: &str) -> String {
                 .fold(String::new(), |text, entry| text + &format!("{:x}: {}\n", entry.zxid.0, entry.digest)),
             _ => String::new(),
         },
-        "mntr" => words::monitor(&status, core.connections()),
+        "mntr" => words::monitor(&status, core.connections(), &core.memory),
         _ => String::new(),
     }
 }

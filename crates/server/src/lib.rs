@@ -28,9 +28,12 @@ mod flow;
 mod four_letter;
 mod listen;
 mod listing;
+mod memory;
+mod pace;
 mod recover;
 mod server;
 mod setup;
+mod space;
 mod utc;
 mod words;
 

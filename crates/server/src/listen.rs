@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::error::ServerError;
+use crate::flow::FILES_KEPT;
 
 /// What Java asks the system for if nothing is configured.
 const BACKLOG: i32 = 50;
@@ -51,5 +52,29 @@ pub(crate) fn raise_open_files() {
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!("The limit on open files stays at {:?}: {error}", limit.current);
         }
+    }
+}
+
+/// How many connections there is room for among the open files that the system grants.
+pub(crate) fn connections_room() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    room_in(getrlimit(Resource::Nofile).current)
+}
+
+fn room_in(open_files_max: Option<u64>) -> usize {
+    let most = open_files_max.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    most - FILES_KEPT.min(most / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_to_files() {
+        assert_eq!(room_in(Some(20_000)), 20_000 - FILES_KEPT);
+        assert_eq!(room_in(Some(100)), 50);
+        assert_eq!(room_in(Some(1)), 1);
+        assert!(room_in(None) > 1 << 30);
     }
 }

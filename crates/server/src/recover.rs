@@ -2,6 +2,7 @@
 //!
 //! Source: `FileTxnSnapLog.restore`, 3.9; where this is stricter than Java, `docs/formats.md` says so.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use oxkeeper_node::{LoadError, Loader, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
     Candidate, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader, SnapshotTail,
-    StorageError, Tear, candidates,
+    StorageError, Tear, candidates, newest_named,
 };
 use tracing::{error, info, warn};
 
@@ -26,6 +27,8 @@ pub struct Recovered {
     pub digest_mismatches: u64,
     /// Where the log ends in a write that was cut short.
     pub tear: Option<Tear>,
+    /// The last file of the log, and where its records end.
+    pub log_end: Option<(PathBuf, u64)>,
 }
 
 /// How to read a data directory.
@@ -82,6 +85,8 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
         error!("Digests are not matching after {digest_mismatches} of {replayed} transactions");
     }
     let tear = reader.tear().cloned();
+    check_reached(dirs, tree.last_zxid())?;
+    let log_end = reader.end().map(|(path, end)| (path.to_owned(), end));
     let orphans = tree.drop_orphans();
     if orphans > 0 {
         warn!("Removed {orphans} ephemerals of sessions that neither the snapshot nor the log knows");
@@ -90,7 +95,23 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
         warn!("The access control list of {path} is lost; only a super user may touch it");
     }
     info!("{replayed} txns loaded in {} ms", started.elapsed().as_millis());
-    Ok(Recovered { tree, snapshot, replayed, digest_mismatches, tear })
+    Ok(Recovered { tree, snapshot, replayed, digest_mismatches, tear, log_end })
+}
+
+/// Refuses if a snapshot says by its name that the state was once newer than all that could be read: what came between
+/// is nowhere else.
+fn check_reached(dirs: &Directories, last: Zxid) -> Result<(), StorageError> {
+    match newest_named(&*dirs.disk, &dirs.snapshots)? {
+        Some((newest, len)) if newest.zxid > last => Err(StorageError::Damaged {
+            path: newest.path,
+            offset: len,
+            what: format!(
+                "the file is no whole snapshot, and what else is there ends at {last}, so acknowledged transactions \
+                 would be lost. Restore it from a backup, or remove it to go on without them"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The tree of the newest snapshot that can be read, its zxid, and up to where it may already be newer.
@@ -117,6 +138,10 @@ fn newest_tree(
         )));
     }
     if dirs.has_logs()? && !options.trust_empty {
+        if let Some((newest, len)) = newest_named(&*dirs.disk, &dirs.snapshots)? {
+            let what = "the file does not end as a snapshot does, and the log entries need one".to_owned();
+            return Err(StorageError::Damaged { path: newest.path, offset: len, what });
+        }
         return Err(StorageError::Refused(format!(
             "No snapshot found, but there are log entries. Something is broken! Restore a snapshot into {}, or set \
              zookeeper.snapshot.trust.empty=true if there never was one",
@@ -164,14 +189,21 @@ pub fn load_snapshot(
         LoadError::TtlNotEnabled { .. } => StorageError::Refused(error.to_string()),
         other => StorageError::Damaged { path: candidate.path.clone(), offset: 0, what: other.to_string() },
     };
+    let mut loaded = Ok(());
     while let Some(item) = reader.next_item()? {
-        match item {
-            SnapshotItem::Session(id, timeout_ms) => loader.session(SessionId(id.0), timeout_ms),
-            SnapshotItem::Acl(id, encoded) => loader.acl(id, encoded).map_err(refused)?,
-            SnapshotItem::Node { path, data, acl, stat } => {
-                loader.node(&String::from_utf8_lossy(path), data, acl, stat).map_err(refused)?;
+        loaded = match (loaded, item) {
+            // Damage may look like anything, so what is said of it comes after the seals are found right.
+            (Err(error), _) => Err(error),
+            (Ok(()), SnapshotItem::Session(id, timeout_ms)) => {
+                loader.session(SessionId(id.0), timeout_ms);
+                Ok(())
             }
-        }
+            (Ok(()), SnapshotItem::Acl(id, encoded)) => loader.acl(id, encoded),
+            (Ok(()), SnapshotItem::Node { path, data, acl, stat }) => {
+                loader.node(&String::from_utf8_lossy(path), data, acl, stat)
+            }
+        };
     }
+    loaded.map_err(refused)?;
     Ok((loader.finish(candidate.zxid), reader.tail()))
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use oxkeeper_config::Config;
 use oxkeeper_node::{Input, Node};
 use oxkeeper_storage::{
-    Directories, DirectoryLock, MemoryDisk, RealDisk, SnapshotTrigger, SnapshotWriter, StorageError, TxnLog,
-    cut,
+    Directories, DirectoryLock, MemoryDisk, ReadLimits, RealDisk, SnapshotTrigger, SnapshotWriter,
+    StorageError, TxnLog, cut, settle,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -29,6 +29,11 @@ use crate::error::ServerError;
 use crate::flow::READ_BYTES;
 use crate::recover::{RecoverOptions, Recovered, recover};
 use crate::{listen, setup};
+
+/// How often memory is looked at, if it has a limit.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(50);
+/// How often a full disk is looked at, and memory without a limit.
+const LOOK_FOR_SPACE: Duration = Duration::from_secs(1);
 
 /// Where a server keeps its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +63,7 @@ impl Server {
         let (ready, is_ready) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
         let run = move || {
-            let _ = end.send(run(config, storage, ready, stopped));
+            let _ = end.send(run(config, storage, Signals { ready, stopped }));
         };
         let thread = std::thread::Builder::new().name("core".into()).spawn(run)?;
         match is_ready.await {
@@ -129,12 +134,7 @@ pub(crate) fn recover_options(config: &Config, seed: u64) -> RecoverOptions {
 }
 
 /// The core's thread.
-fn run(
-    config: Config,
-    storage: Storage,
-    ready: oneshot::Sender<SocketAddr>,
-    stopped: watch::Receiver<bool>,
-) -> Result<(), ServerError> {
+fn run(config: Config, storage: Storage, signals: Signals) -> Result<(), ServerError> {
     let dirs = directories(&config, storage);
     let _locks = if storage == Storage::Disk {
         dirs.create(config.create_directories)?;
@@ -151,14 +151,14 @@ fn run(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut threads = Threads { stop: Arc::new(AtomicBool::new(false)), joins: Vec::new() };
     let result =
-        LocalSet::new().block_on(&runtime, serve(config, dirs.clone(), ready, stopped, &mut threads));
+        LocalSet::new().block_on(&runtime, serve(config, storage, dirs.clone(), signals, &mut threads));
     // With the tasks their senders are gone, and without them the threads end.
     drop(runtime);
     threads.stop.store(true, Ordering::Relaxed);
     for thread in threads.joins {
         let _ = thread.join();
     }
-    dirs.clean()?;
+    dirs.leave()?;
     result
 }
 
@@ -168,13 +168,22 @@ struct Threads {
     joins: Vec<JoinHandle<()>>,
 }
 
+/// What passes between a server and whoever started it.
+struct Signals {
+    /// Where it listens, once it serves.
+    ready: oneshot::Sender<SocketAddr>,
+    /// Turns true when it is to stop.
+    stopped: watch::Receiver<bool>,
+}
+
 async fn serve(
     config: Config,
+    storage: Storage,
     dirs: Directories,
-    ready: oneshot::Sender<SocketAddr>,
-    mut stopped: watch::Receiver<bool>,
+    signals: Signals,
     threads: &mut Threads,
 ) -> Result<(), ServerError> {
+    let Signals { ready, mut stopped } = signals;
     let listener = listen::bind(&config)?;
     let address = listener.local_addr()?;
     info!("binding to port {address}");
@@ -206,14 +215,19 @@ async fn serve(
         let mut core = core.borrow_mut();
         let now = core.now();
         core.node = Some(Node::new(setup::settings(&config, seed), recovered.tree, now));
-        if wants_snapshot {
-            core.step(Input::TakeSnapshot);
-            core.carry_out();
+        if storage == Storage::Disk {
+            core.regain_space();
         }
+        if wants_snapshot {
+            core.want_snapshot();
+        }
+        core.look_at_memory();
+        core.carry_out();
     }
     spawn_local(commits(core.clone(), commit_wanted, to_log));
     spawn_local(hear(core.clone(), events));
     spawn_local(ticks(core.clone()));
+    spawn_local(looks(core.clone()));
     if let Some(interval) = config.purge_interval {
         spawn_local(purges(core.clone(), interval));
     }
@@ -262,6 +276,10 @@ pub(crate) fn prepare_directory(
     if let Some(tear) = &recovered.tear {
         warn!("Cutting {} at offset {}", tear.path.display(), tear.offset);
         cut(&*dirs.disk, tear)?;
+    }
+    if let Some((path, end)) = &recovered.log_end {
+        let limits = ReadLimits { record_bytes_max: setup::record_bytes_max(config) };
+        settle(&*dirs.disk, &dirs.logs, (path, *end), limits)?;
     }
     if recovered.snapshot.is_some() {
         return Ok(recovered.replayed > 0);
@@ -342,9 +360,14 @@ async fn hear(core: Rc<RefCell<Core>>, mut events: UnboundedReceiver<Done>) {
                 core.commit_wanted.notify_one();
             }
             Done::SliceWritten => core.step(Input::SliceWritten),
-            Done::SnapshotFailed => core.step(Input::SnapshotFailed),
-            Done::SnapshotFinished => {}
+            Done::SnapshotFailed => {
+                core.snapshot_ended();
+                core.step(Input::SnapshotFailed);
+            }
+            Done::SnapshotFinished => core.snapshot_ended(),
             Done::Prepared => core.prepared(),
+            Done::PrepareFailed => core.prepare_failed(),
+            Done::Reserved { done, prepared } => core.space_regained(done, prepared),
         }
         core.carry_out();
     }
@@ -368,6 +391,23 @@ async fn ticks(core: Rc<RefCell<Core>>) {
         core.step(Input::Tick);
         core.carry_out();
         core.cut_stuck();
+    }
+}
+
+/// Looks at memory and disk space again and again.
+async fn looks(core: Rc<RefCell<Core>>) {
+    let is_limited = core.borrow().memory.is_limited();
+    let mut timer = tokio::time::interval(if is_limited { LOOK_AT_MEMORY } else { LOOK_FOR_SPACE });
+    let mut looked = std::time::Instant::now();
+    loop {
+        timer.tick().await;
+        let mut core = core.borrow_mut();
+        core.look_at_memory();
+        if looked.elapsed() >= LOOK_FOR_SPACE {
+            looked = std::time::Instant::now();
+            core.look_for_space();
+        }
+        core.carry_out();
     }
 }
 

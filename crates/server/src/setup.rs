@@ -38,6 +38,7 @@ pub(crate) fn settings(config: &Config, seed: u64) -> Settings {
         throttle_connections: throttle(&config.throttle_connections),
         large_bytes: config.large_request_bytes,
         large_bytes_max: config.large_requests_bytes_max,
+        waiting_bytes_max: config.memory_max.map(|max| usize::try_from(max / 16).unwrap_or(usize::MAX)),
         record_bytes_max: record_bytes_max(config),
         digest_algorithm: match &*config.digest_algorithm {
             "SHA-256" => DigestAlgorithm::Sha256,

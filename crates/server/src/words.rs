@@ -5,6 +5,7 @@ use std::fmt::Write;
 use oxkeeper_config::Config;
 use oxkeeper_node::Status;
 
+use crate::memory::MemoryGauge;
 use crate::utc::Utc;
 
 /// The newest ZooKeeper whose behaviour this is, then our own version.
@@ -67,7 +68,7 @@ pub(crate) fn environment() -> String {
 }
 
 /// What needs no registry of metrics; the rest comes with one.
-pub(crate) fn monitor(status: &Status, connections: usize) -> String {
+pub(crate) fn monitor(status: &Status, connections: usize, memory: &MemoryGauge) -> String {
     let counts = &status.counts;
     let (response_last, response_min, response_max) = status.response_sizes;
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count());
@@ -99,6 +100,15 @@ pub(crate) fn monitor(status: &Status, connections: usize) -> String {
     let mut out =
         lines.into_iter().fold(String::new(), |out, (key, value)| out + &format!("zk_{key}\t{value}\n"));
     let _ = writeln!(out, "zk_uptime\t{}", status.uptime.as_millis());
+    // What no Java server prints.
+    let ours = [
+        ("resident_memory_bytes", memory.resident()),
+        ("memory_limit_bytes", memory.limit().unwrap_or(0)),
+        ("growth_refused", u64::from(status.scarcity.refuses_growth())),
+    ];
+    for (key, value) in ours {
+        let _ = writeln!(out, "zk_oxkeeper_{key}\t{value}");
+    }
     out
 }
 

@@ -111,7 +111,8 @@ fn words_read_as_javas() {
                     let javas: BTreeSet<String> = keys(expected).into_iter().collect();
                     let ours = keys(&ask(server.address(), word));
                     let unknown: Vec<&String> = ours.iter().filter(|key| !javas.contains(*key)).collect();
-                    assert_eq!((unknown, ours.len()), (vec![], 23));
+                    assert!(unknown.iter().all(|key| key.starts_with("zk_oxkeeper_")), "{unknown:?}");
+                    assert_eq!((unknown.len(), ours.len()), (3, 26));
                 }
                 // Java prints no line feed after some; the recording ends each with one.
                 _ => {

@@ -4,15 +4,20 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::names;
+use crate::reserve::{RESERVE, RESERVING};
 use crate::snapwrite::UNFINISHED;
 use crate::txnlog::{BEGINNING, PREPARED, PREPARING};
 
 const VERSION: &str = "version-2";
 const LOCK: &str = "oxkeeper.lock";
+/// How often, and after which pause, the lock's file is read for the pid of its holder.
+const HOLDER_LOOKS: usize = 100;
+const HOLDER_PAUSE: Duration = Duration::from_millis(10);
 
 /// The directories of one server.
 #[derive(Debug, Clone)]
@@ -73,18 +78,36 @@ impl Directories {
         Ok(())
     }
 
-    /// Removes what an interrupted write of ours left behind.
+    /// Removes what an interrupted write of ours left behind, and makes durable which names there are: a server
+    /// that was killed may have given some that are not. The reserve stays: on a full disk there would be none after.
     ///
     /// # Errors
     /// The disk failed.
     pub fn clean(&self) -> Result<(), StorageError> {
-        let ours = [
+        self.remove(&[
             (&self.snapshots, UNFINISHED),
             (&self.logs, PREPARED),
             (&self.logs, PREPARING),
             (&self.logs, BEGINNING),
-        ];
-        for (dir, name) in ours {
+            (&self.logs, RESERVING),
+        ])?;
+        for dir in [&self.snapshots, &self.logs] {
+            self.disk.sync_dir(dir).map_err(|error| StorageError::io("syncing", dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the directories to whoever comes next: as [`Directories::clean`], and without the reserve.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn leave(&self) -> Result<(), StorageError> {
+        self.clean()?;
+        self.remove(&[(&self.logs, RESERVE)])
+    }
+
+    fn remove(&self, ours: &[(&PathBuf, &str)]) -> Result<(), StorageError> {
+        for &(dir, name) in ours {
             if self.list(dir)?.iter().any(|entry| entry.name == name) {
                 let path = dir.join(name);
                 self.disk.remove(&path).map_err(|error| StorageError::io("removing", &path, error))?;
@@ -135,22 +158,48 @@ impl DirectoryLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let what = format!("{} is in use by process {}", data.display(), holder.trim());
+                let who = holder(|| read_again(&mut file), is_alive, || std::thread::sleep(HOLDER_PAUSE));
+                let what = format!("{} is in use by {who}", data.display());
                 return Err(StorageError::Refused(what));
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let note = || {
+        let mut note = || {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        let mut note = note;
         note().map_err(failed)?;
         Ok(DirectoryLock { _file: file })
     }
+}
+
+/// Who holds the lock. Between taking it and noting its pid the holder leaves what was there before: nothing, or the
+/// pid of a process that is gone. So this looks again until the pid is that of a process that lives, for a while.
+fn holder(
+    mut read: impl FnMut() -> String,
+    is_alive: impl Fn(i32) -> bool,
+    mut pause: impl FnMut(),
+) -> String {
+    for _ in 0..HOLDER_LOOKS {
+        match read().trim().parse() {
+            Ok(pid) if is_alive(pid) => return format!("process {pid}"),
+            _ => pause(),
+        }
+    }
+    "another process, which has not noted its pid".to_owned()
+}
+
+fn read_again(file: &mut File) -> String {
+    let mut text = String::new();
+    let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    text
+}
+
+/// Whether there is such a process. Where the system does not tell, what is noted is believed.
+fn is_alive(pid: i32) -> bool {
+    let processes = Path::new("/proc");
+    !processes.join("self").exists() || processes.join(pid.to_string()).exists()
 }
 
 #[cfg(test)]
@@ -166,6 +215,20 @@ mod tests {
         assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
         drop(held);
         DirectoryLock::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn holder_is_asked_again_until_it_has_noted_its_pid() {
+        let alive = |pid| pid == 300;
+        let mut texts = ["", "200\n", "", "300\n"].into_iter();
+        let mut pauses = 0;
+        let who = holder(|| texts.next().unwrap().to_owned(), alive, || pauses += 1);
+        assert_eq!((who.as_str(), pauses), ("process 300", 3));
+        let who = holder(|| "200\n".to_owned(), alive, || pauses += 1);
+        assert_eq!(
+            (who.as_str(), pauses),
+            ("another process, which has not noted its pid", 3 + HOLDER_LOOKS)
+        );
     }
 
     #[test]

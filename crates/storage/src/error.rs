@@ -48,13 +48,17 @@ pub enum StorageError {
 impl StorageError {
     /// Sorts a system error by what it means.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> StorageError {
-        let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                StorageError::Full { path, source }
+                StorageError::Full { path: path.to_owned(), source }
             }
-            _ => StorageError::Io { action, path, source },
+            _ => StorageError::failed(action, path, source),
         }
+    }
+
+    /// A failure after which nobody knows what is on the disk, whatever the reason.
+    pub(crate) fn failed(action: &'static str, path: &Path, source: io::Error) -> StorageError {
+        StorageError::Io { action, path: path.to_owned(), source }
     }
 
     pub(crate) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> StorageError {

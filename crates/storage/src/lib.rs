@@ -6,11 +6,14 @@
 
 mod directory;
 mod disk;
+pub mod epochs;
 mod error;
 mod logread;
 pub mod names;
 pub mod purge;
 pub mod rawlog;
+mod reserve;
+mod rewind;
 #[cfg(any(test, feature = "sim-disk"))]
 mod simdisk;
 mod snapread;
@@ -20,11 +23,14 @@ mod xerial;
 
 pub use directory::{Directories, DirectoryLock};
 pub use disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
+pub use epochs::EpochFile;
 pub use error::StorageError;
-pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut};
+pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut, settle};
 pub use names::Compression;
+pub use reserve::make_reserve;
+pub use rewind::{remove_logs, truncate};
 #[cfg(any(test, feature = "sim-disk"))]
 pub use simdisk::{Aftermath, Fault, SimDisk};
-pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates};
+pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates, newest_named};
 pub use snapwrite::SnapshotWriter;
 pub use txnlog::{LogOptions, SnapshotTrigger, TxnLog, prepare};

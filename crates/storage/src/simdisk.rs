@@ -48,7 +48,14 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     synced_names: BTreeMap<PathBuf, usize>,
     renames: Vec<NameChange>,
+    /// Steps so far, and a line for each unless the disk is quiet.
+    count: usize,
     steps: Vec<String>,
+    quiet: bool,
+    /// So many of the next syncs fail.
+    failing_syncs: u32,
+    /// So many of the next writes are said to be done and are not.
+    lost_writes: u32,
     fault: Option<(usize, Fault)>,
     crashed: bool,
     full: bool,
@@ -59,11 +66,33 @@ struct Inode {
     bytes: Vec<u8>,
     synced: Vec<u8>,
     unsynced: Vec<Change>,
+    /// Changes of `synced` that cut it or wrote over what was there, zeros apart.
+    rewrites: u32,
+}
+
+impl Inode {
+    /// Makes a change durable.
+    fn keep(&mut self, change: &Change) {
+        let rewrites = match change {
+            Change::Write { at, bytes } => {
+                self.synced.iter().skip(*at).take(bytes.len()).any(|byte| *byte != 0)
+            }
+            Change::Size(size) => self.synced.iter().skip(*size).any(|byte| *byte != 0),
+            Change::Lost => false,
+        };
+        self.rewrites += u32::from(rewrites);
+        change.apply(&mut self.synced);
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Change {
-    Write { at: usize, bytes: Vec<u8> },
+    /// The disk said it was written.
+    Lost,
+    Write {
+        at: usize,
+        bytes: Vec<u8>,
+    },
     Size(usize),
 }
 
@@ -102,6 +131,7 @@ impl NameChange {
 impl Change {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
+            Change::Lost => {}
             Change::Size(size) => bytes.resize(*size, 0),
             Change::Write { at, bytes: new } => {
                 if bytes.len() < at + new.len() {
@@ -138,7 +168,107 @@ impl SimDisk {
     /// Has a step go wrong: the `step`th from now on, counted from 0.
     pub fn fail_at(&self, step: usize, fault: Fault) {
         let mut state = self.state();
-        state.fault = Some((state.steps.len() + step, fault));
+        state.fault = Some((state.count + step, fault));
+    }
+
+    /// A disk that keeps no account of its steps, for runs of many of them.
+    #[must_use]
+    pub fn quiet() -> SimDisk {
+        let disk = SimDisk::default();
+        disk.state().quiet = true;
+        disk
+    }
+
+    /// Takes back what [`SimDisk::fail_at`] has planned and has not happened.
+    pub fn forget_fault(&self) {
+        self.state().fault = None;
+    }
+
+    /// Whether the disk is full: nothing can grow while it is.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// Has so many of the next syncs fail; each loses a part of what it was for and says so once.
+    pub fn fail_syncs(&self, count: u32) {
+        self.state().failing_syncs = count;
+    }
+
+    /// Has so many of the next writes be lost: read back as long as the machine runs, synced, and never stored.
+    pub fn lose_writes(&self, count: u32) {
+        self.state().lost_writes = count;
+    }
+
+    /// The disk after its process was killed while the machine went on: nothing is lost, and what was not synced is
+    /// still not.
+    #[must_use]
+    pub fn after_kill(&self) -> SimDisk {
+        let state = self.state();
+        let state = State {
+            inodes: state.inodes.clone(),
+            names: state.names.clone(),
+            synced_names: state.synced_names.clone(),
+            renames: state.renames.clone(),
+            quiet: state.quiet,
+            full: state.full,
+            failing_syncs: state.failing_syncs,
+            lost_writes: state.lost_writes,
+            ..State::default()
+        };
+        SimDisk { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Flips a few bits of a file at rest, chosen by the seed; tells in which one, if there is one whose name begins
+    /// so.
+    pub fn rot(&self, prefix: &str, bits: usize, seed: u64) -> Option<PathBuf> {
+        let mut state = self.state();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let has_prefix =
+            |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
+        let found: Vec<(PathBuf, usize)> = state
+            .synced_names
+            .iter()
+            .filter(|(path, _)| has_prefix(path))
+            .map(|(p, i)| (p.clone(), *i))
+            .collect();
+        let (path, inode) = random.choice(found)?;
+        let inode = state.inodes.get_mut(inode)?;
+        for _ in 0..bits {
+            let at = random.usize(..inode.synced.len().max(1));
+            let flip = 1 << random.u8(..8);
+            for bytes in [&mut inode.synced, &mut inode.bytes] {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= flip;
+                }
+            }
+        }
+        Some(path)
+    }
+
+    /// The files that would be there after a loss of power, by whole path: which inode, and how long.
+    #[must_use]
+    pub fn durable_files(&self, dir: &Path) -> Vec<(String, usize, u64)> {
+        let state = self.state();
+        let file = |(path, inode): (&PathBuf, &usize)| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            let len = state.inodes.get(*inode)?.synced.len() as u64;
+            (path.parent() == Some(dir)).then_some((name, *inode, len))
+        };
+        state.synced_names.iter().filter_map(file).collect()
+    }
+
+    /// What would be there of a file after a loss of power, from an offset on.
+    #[must_use]
+    pub fn durable_bytes(&self, inode: usize, from: usize) -> Vec<u8> {
+        let state = self.state();
+        let bytes = state.inodes.get(inode).and_then(|inode| inode.synced.get(from..));
+        bytes.unwrap_or_default().to_vec()
+    }
+
+    /// How often what is durable of a file changed in another way than by growing: cut, or written over.
+    #[must_use]
+    pub fn durable_rewrites(&self, inode: usize) -> u32 {
+        self.state().inodes.get(inode).map_or(0, |inode| inode.rewrites)
     }
 
     /// What was done so far: a line per step that changes something.
@@ -180,7 +310,8 @@ impl SimDisk {
                     _ => change.apply(&mut bytes),
                 }
             }
-            *inode = Inode { synced: bytes.clone(), bytes, unsynced: Vec::new() };
+            *inode =
+                Inode { synced: bytes.clone(), bytes, unsynced: Vec::new(), rewrites: inode.rewrites + 1 };
         }
         let mut names = state.synced_names.clone();
         for change in state.renames.iter() {
@@ -188,7 +319,8 @@ impl SimDisk {
                 change.apply(&mut names);
             }
         }
-        let state = State { inodes, synced_names: names.clone(), names, ..State::default() };
+        let quiet = state.quiet;
+        let state = State { inodes, synced_names: names.clone(), names, quiet, ..State::default() };
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
 }
@@ -203,8 +335,11 @@ impl State {
         if self.crashed {
             return Err(io::Error::other("the machine has lost power"));
         }
-        let now = self.steps.len();
-        self.steps.push(format!("{what} {}", kind(path)));
+        let now = self.count;
+        self.count += 1;
+        if !self.quiet {
+            self.steps.push(format!("{what} {}", kind(path)));
+        }
         match self.fault {
             Some((at, Fault::Crash)) if at == now => {
                 self.crashed = true;
@@ -213,6 +348,10 @@ impl State {
             Some((at, Fault::Error)) if at == now => return Ok(true),
             Some((at, Fault::Full)) if at == now => self.full = true,
             _ => {}
+        }
+        if what == "sync" && self.failing_syncs > 0 {
+            self.failing_syncs -= 1;
+            return Ok(true);
         }
         if self.full && grows { Err(io::ErrorKind::StorageFull.into()) } else { Ok(false) }
     }
@@ -328,10 +467,13 @@ impl SimFile {
         let grown = match &change {
             Change::Write { at, bytes } => at + bytes.len(),
             Change::Size(size) => *size,
+            Change::Lost => 0,
         };
         let grows = state.inodes.get(self.inode).is_some_and(|inode| grown > inode.bytes.len());
         let name = state.name_of(self.inode);
         let fails = state.step(what, &name, grows)?;
+        let lost = state.lost_writes > 0;
+        state.lost_writes = state.lost_writes.saturating_sub(1);
         let Some(inode) = state.inodes.get_mut(self.inode) else { return Err(failed()) };
         if fails {
             // A write that fails may have happened in part.
@@ -344,7 +486,7 @@ impl SimFile {
             return Err(failed());
         }
         change.apply(&mut inode.bytes);
-        inode.unsynced.push(change);
+        inode.unsynced.push(if lost { Change::Lost } else { change });
         Ok(())
     }
 }
@@ -380,10 +522,10 @@ impl DiskFile for SimFile {
             // The kernel drops what it could not write and takes it for clean: a later sync says yes to nothing.
             let lost = std::mem::take(&mut inode.unsynced);
             let half = lost.len() / 2;
-            lost.iter().take(half).for_each(|change| change.apply(&mut inode.synced));
+            lost.iter().take(half).for_each(|change| inode.keep(change));
             return Err(failed());
         }
-        std::mem::take(&mut inode.unsynced).iter().for_each(|change| change.apply(&mut inode.synced));
+        std::mem::take(&mut inode.unsynced).iter().for_each(|change| inode.keep(change));
         Ok(())
     }
 
@@ -416,5 +558,67 @@ mod tests {
         disk.fail_at(1, Fault::Crash);
         assert!(file.sync_data().is_ok() && file.sync_data().is_err() && disk.has_crashed());
         assert_eq!(disk.steps().last().unwrap(), "sync log");
+    }
+
+    fn log_on(disk: &SimDisk) -> Box<dyn DiskFile> {
+        let file = disk.create(Path::new("/d/log.1")).unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_killed_process_leaves_what_it_wrote_and_a_later_loss_of_power_takes_it() {
+        let disk = SimDisk::quiet();
+        let mut file = log_on(&disk);
+        file.write_at(b"kept by the machine", 0).unwrap();
+        disk.fail_at(0, Fault::Crash);
+        assert!(file.sync_data().is_err());
+        let killed = disk.after_kill();
+        let size = |disk: &SimDisk| disk.open(Path::new("/d/log.1")).unwrap().size().unwrap();
+        assert_eq!((size(&killed), size(&killed.after_crash(Aftermath::Synced))), (19, 0));
+        assert!(disk.steps().is_empty() && killed.open(Path::new("/d/log.1")).unwrap().sync_data().is_ok());
+        assert_eq!(size(&killed.after_crash(Aftermath::Synced)), 19);
+    }
+
+    #[test]
+    fn lost_writes_read_well_until_the_power_goes() {
+        let disk = SimDisk::quiet();
+        let mut file = log_on(&disk);
+        disk.lose_writes(1);
+        file.write_at(b"lost", 0).unwrap();
+        file.write_at(b"kept", 4).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!((file.size().unwrap(), disk.durable_bytes(0, 0)), (8, b"\0\0\0\0kept".to_vec()));
+    }
+
+    #[test]
+    fn rot_changes_what_is_durable_and_rewriting_is_counted() {
+        let disk = SimDisk::quiet();
+        let mut file = log_on(&disk);
+        file.write_at(&[1; 100], 0).unwrap();
+        file.set_size(300).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(disk.durable_files(Path::new("/d")), [("log.1".to_owned(), 0, 300)]);
+        file.write_at(&[2; 50], 100).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(disk.durable_rewrites(0), 0, "zeros were written over");
+        file.set_size(120).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(disk.durable_rewrites(0), 1);
+        assert_eq!(disk.rot("snapshot.", 1, 1), None);
+        assert_eq!(disk.rot("log.", 1, 1), Some("/d/log.1".into()));
+        assert_ne!(disk.durable_bytes(0, 0), [[1; 100].as_slice(), &[2; 20]].concat());
+    }
+
+    #[test]
+    fn syncs_fail_as_often_as_planned() {
+        let disk = SimDisk::quiet();
+        let mut file = log_on(&disk);
+        disk.fail_syncs(2);
+        assert!(file.sync_data().is_err() && file.sync_data().is_err() && file.sync_data().is_ok());
+        disk.set_full(true);
+        assert!(file.write_at(b"grows", 0).is_err());
+        disk.set_full(false);
+        file.write_at(b"grows", 0).unwrap();
     }
 }

@@ -24,9 +24,9 @@ pub(crate) const UNFINISHED: &str = "oxkeeper-unfinished-snapshot";
 /// A large dump that is not synced holds up the syncs of the log.
 const SYNC_EVERY: u64 = 4 << 20;
 
-/// A snapshot being written.
+/// A snapshot being written. If it is dropped before it is finished, what was written is removed.
 pub struct SnapshotWriter {
-    disk: Arc<dyn Disk>,
+    unfinished: Unfinished,
     dir: PathBuf,
     zxid: Zxid,
     compression: Compression,
@@ -40,6 +40,22 @@ impl std::fmt::Debug for SnapshotWriter {
             .field("zxid", &self.zxid)
             .field("sink", &self.sink)
             .finish_non_exhaustive()
+    }
+}
+
+/// The file under its passing name. On a full disk it must not stay behind.
+struct Unfinished {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    is_there: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.is_there {
+            // Best effort: the next start removes it as well.
+            let _ = self.disk.remove(&self.path);
+        }
     }
 }
 
@@ -87,14 +103,21 @@ impl SnapshotWriter {
         let path = dir.join(UNFINISHED);
         let failed = |error| StorageError::io("creating", &path, error);
         let file = disk.create(&path).map_err(failed)?;
+        let unfinished = Unfinished { disk, path: path.clone(), is_there: true };
         let sink = FileSink { file, end: 0, synced: 0 };
         let sink = match compression {
             Compression::None => Sink::Plain(sink),
             Compression::Gzip => Sink::Gzip(Box::new(GzEncoder::new(sink, flate2::Compression::fast()))),
             Compression::Snappy => Sink::Snappy(Box::new(xerial::Encoder::new(sink).map_err(failed)?)),
         };
-        let mut writer =
-            SnapshotWriter { disk, dir: dir.to_owned(), zxid, compression, sink, adler: Adler32::new() };
+        let mut writer = SnapshotWriter {
+            unfinished,
+            dir: dir.to_owned(),
+            zxid,
+            compression,
+            sink,
+            adler: Adler32::new(),
+        };
         writer.write(&FILE_HEADER)?;
         Ok(writer)
     }
@@ -139,9 +162,9 @@ impl SnapshotWriter {
                 self.seal()?;
             }
         }
-        let unfinished = self.dir.join(UNFINISHED);
         let name = names::snapshot(self.zxid, self.compression);
         let path = self.dir.join(&name);
+        let unfinished = &mut self.unfinished;
         let finish = || -> io::Result<()> {
             let mut sink = match self.sink {
                 Sink::Plain(sink) => sink,
@@ -149,8 +172,9 @@ impl SnapshotWriter {
                 Sink::Snappy(sink) => sink.finish()?,
             };
             sink.file.sync_data()?;
-            self.disk.rename(&unfinished, &path)?;
-            self.disk.sync_dir(&self.dir)
+            unfinished.disk.rename(&unfinished.path, &path)?;
+            unfinished.is_there = false;
+            unfinished.disk.sync_dir(&self.dir)
         };
         finish().map_err(|error| StorageError::io("finishing", &path, error))?;
         Ok(name)

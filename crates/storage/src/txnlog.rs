@@ -4,16 +4,20 @@
 //! payload, `B`. The zeros behind the last record were written ahead: syncing over blocks that are there
 //! costs half of syncing while a file grows. Source: `FileTxnLog`, `FilePadding`, 3.9.
 
+use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{Put, Zxid};
 use tracing::{debug, info, warn};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
 use crate::names;
+use crate::reserve::RESERVE;
 
 /// What every log begins with.
 pub(crate) const FILE_HEADER: [u8; 16] = [b'Z', b'K', b'L', b'G', 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -54,15 +58,18 @@ pub struct TxnLog {
     current: Option<OpenLog>,
     /// Framed records that are not written yet.
     batch: Vec<u8>,
-    /// Where a large batch is divided: each part is synced before the next one is written.
-    cuts: Vec<usize>,
-    first: Option<Zxid>,
+    /// Where the parts of the batch begin, each with its first transaction: a part is synced before the next one is
+    /// written. Those that are durable are gone.
+    parts: VecDeque<(usize, Zxid)>,
     /// Appended since the last roll, framing included.
     bytes_since_roll: u64,
     prepared: bool,
     roll_next: bool,
     /// Length of the last file that was rolled: what the next one will need, more or less.
     rolled_bytes: Option<u64>,
+    /// Whether the file that keeps space for hard times is there.
+    reserve: bool,
+    took_reserve: bool,
 }
 
 #[derive(Debug)]
@@ -85,21 +92,21 @@ impl TxnLog {
             options,
             current: None,
             batch: Vec::new(),
-            cuts: Vec::new(),
-            first: None,
+            parts: VecDeque::new(),
             bytes_since_roll: 0,
             prepared: false,
             roll_next: false,
             rolled_bytes: None,
+            reserve: false,
+            took_reserve: false,
         }
     }
 
     /// Adds a record to the batch.
     #[inline]
     pub fn append(&mut self, zxid: Zxid, payload: &[u8]) {
-        self.first.get_or_insert(zxid);
-        if self.batch.len() - self.cuts.last().copied().unwrap_or(0) >= UNSYNCED_BYTES {
-            self.cuts.push(self.batch.len());
+        if self.parts.back().is_none_or(|(from, _)| self.batch.len() - from >= UNSYNCED_BYTES) {
+            self.parts.push_back((self.batch.len(), zxid));
         }
         self.batch.put_long(i64::from(adler(payload)));
         self.batch.put_length(payload.len());
@@ -138,42 +145,83 @@ impl TxnLog {
         self.prepared = true;
     }
 
+    /// Says that [`crate::make_reserve`] has made the reserve.
+    pub fn set_reserve(&mut self) {
+        self.reserve = true;
+    }
+
+    /// Whether the reserve was used up since this was asked last: the disk is full, and only what must be logged
+    /// should still be.
+    pub fn took_reserve(&mut self) -> bool {
+        std::mem::take(&mut self.took_reserve)
+    }
+
     /// Writes the batch and makes it durable.
     ///
     /// # Errors
-    /// The disk is full or failed. Nothing of the batch may be acknowledged, and the log must not be used any
-    /// more.
+    /// The disk failed: nothing of the batch may be acknowledged, and the log must not be used any more. Or, if it is
+    /// [`StorageError::Full`], there is no space, not even in reserve: nothing may be acknowledged, but the log and
+    /// its batch stay as they are, and committing may be tried again.
     pub fn commit(&mut self) -> Result<(), StorageError> {
-        let Some(first) = self.first else { return Ok(()) };
+        if self.parts.is_empty() {
+            return Ok(());
+        }
         let added = self.batch.len() as u64;
         if self.roll_next || self.current.as_ref().is_some_and(|log| self.must_roll(log, added)) {
             self.roll()?;
         }
-        self.cuts.push(self.batch.len());
-        let mut from = 0;
-        for to in std::mem::take(&mut self.cuts) {
-            self.write(first, from, to)?;
-            from = to;
+        while let Some(&(from, first)) = self.parts.front() {
+            let to = self.parts.get(1).map_or(self.batch.len(), |(next, _)| *next);
+            self.write_whatever_it_takes(first, from, to)?;
+            self.bytes_since_roll += (to - from) as u64;
+            self.parts.pop_front();
         }
-        self.bytes_since_roll += added;
         self.batch.clear();
         if self.batch.capacity() > 4 << 20 {
             self.batch = Vec::new();
         }
-        self.first = None;
         Ok(())
+    }
+
+    /// Writes a part of the batch, if need be into a new file, if need be at the cost of the reserve.
+    fn write_whatever_it_takes(&mut self, first: Zxid, from: usize, to: usize) -> Result<(), StorageError> {
+        loop {
+            let error = match self.write(first, from, to) {
+                Err(StorageError::Full { path, source }) => StorageError::Full { path, source },
+                written => return written,
+            };
+            if self.current.is_some() && is_too_large(&error) {
+                warn!("{error}: going on in a new file");
+                self.roll()?;
+            } else if is_too_large(&error) || !self.release_reserve() {
+                return Err(error);
+            } else {
+                warn!("{error}: using the space kept in reserve");
+            }
+        }
+    }
+
+    fn release_reserve(&mut self) -> bool {
+        self.took_reserve |= self.reserve;
+        std::mem::take(&mut self.reserve) && self.disk.remove(&self.dir.join(RESERVE)).is_ok()
     }
 
     /// Writes and syncs a part of the batch.
     fn write(&mut self, first: Zxid, from: usize, to: usize) -> Result<(), StorageError> {
-        let Some(log) = &mut self.current else { return self.open(first, to) };
+        let Some(log) = &mut self.current else { return self.open(first, from, to) };
         let part = self.batch.get(from..to).unwrap_or_default();
+        // A write that fails may leave a part of itself, which is cut off with the zeros.
+        log.prepared_to = log.prepared_to.max(log.end + part.len() as u64);
         log.file.write_at(part, log.end).map_err(|error| StorageError::io("writing", &log.path, error))?;
-        log.end += part.len() as u64;
-        log.prepared_to = log.prepared_to.max(log.end);
         if self.options.sync {
-            log.file.sync_data().map_err(|error| StorageError::io("syncing", &log.path, error))?;
+            let synced = match log.file.sync_data() {
+                Err(_) if is(Fault::SyncRetried) => log.file.sync_data(),
+                synced => synced,
+            };
+            // What a failed sync has lost nobody knows, whatever the reason: no trying again.
+            synced.map_err(|error| StorageError::failed("syncing", &log.path, error))?;
         }
+        log.end += part.len() as u64;
         Ok(())
     }
 
@@ -183,36 +231,48 @@ impl TxnLog {
         limit > 0 && log.end > limit || outgrown
     }
 
-    /// Opens a file for the first `len` bytes of the batch: its header and first records become durable before it gets its name, so
+    /// Opens a file for a part of the batch: its header and first records become durable before it gets its name, so
     /// no log is ever empty or headless.
-    fn open(&mut self, first: Zxid, len: usize) -> Result<(), StorageError> {
-        let path = self.dir.join(names::log(first));
+    fn open(&mut self, first: Zxid, from: usize, to: usize) -> Result<(), StorageError> {
         let prepared = std::mem::take(&mut self.prepared);
         let unnamed = self.dir.join(if prepared { PREPARED } else { BEGINNING });
-        let named = path.clone();
-        let failed = |action: &'static str| {
-            let path = named.clone();
-            move |error| StorageError::io(action, &path, error)
-        };
-        let opened = if prepared { self.disk.open(&unnamed) } else { self.disk.create(&unnamed) };
+        let path = self.dir.join(names::log(first));
+        let part = self.batch.get(from..to).unwrap_or_default();
+        let opened = self.begin_file(prepared, &unnamed, &path, part);
+        if matches!(opened, Err(StorageError::Full { .. })) {
+            // It takes space that is wanted elsewhere.
+            let _ = self.disk.remove(&unnamed);
+        }
+        self.current = Some(opened?);
+        info!("Creating new log file: {}", names::log(first));
+        Ok(())
+    }
+
+    fn begin_file(
+        &self,
+        prepared: bool,
+        unnamed: &Path,
+        path: &Path,
+        part: &[u8],
+    ) -> Result<OpenLog, StorageError> {
+        let failed = |action: &'static str| move |error| StorageError::io(action, path, error);
+        let lost = |action: &'static str| move |error| StorageError::failed(action, path, error);
+        let opened = if prepared { self.disk.open(unnamed) } else { self.disk.create(unnamed) };
         let mut file = opened.map_err(failed("creating"))?;
         let prepared_to = file.size().map_err(failed("reading"))?;
-        let part = self.batch.get(..len).unwrap_or_default();
         let mut bytes = Vec::with_capacity(FILE_HEADER.len() + part.len());
         bytes.extend_from_slice(&FILE_HEADER);
         bytes.extend_from_slice(part);
         file.write_at(&bytes, 0).map_err(failed("writing"))?;
         if self.options.sync {
-            file.sync_data().map_err(failed("syncing"))?;
+            file.sync_data().map_err(lost("syncing"))?;
         }
-        self.disk.rename(&unnamed, &path).map_err(failed("naming"))?;
+        self.disk.rename(unnamed, path).map_err(failed("naming"))?;
         if self.options.sync {
-            self.disk.sync_dir(&self.dir).map_err(failed("syncing the directory of"))?;
+            self.disk.sync_dir(&self.dir).map_err(lost("syncing the directory of"))?;
         }
-        info!("Creating new log file: {}", names::log(first));
         let end = bytes.len() as u64;
-        self.current = Some(OpenLog { file, path, end, prepared_to: prepared_to.max(end) });
-        Ok(())
+        Ok(OpenLog { file, path: path.to_owned(), end, prepared_to: prepared_to.max(end) })
     }
 
     /// Has the next batch begin a new file, whatever is gathered by then: a snapshot begins now.
@@ -250,6 +310,11 @@ impl Drop for TxnLog {
     }
 }
 
+/// Whether it is the file that may not grow, not the disk that is full.
+fn is_too_large(error: &StorageError) -> bool {
+    matches!(error, StorageError::Full { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
+}
+
 /// The checksum of a record's payload.
 #[inline]
 pub(crate) fn adler(bytes: &[u8]) -> u32 {
@@ -262,9 +327,19 @@ pub(crate) fn adler(bytes: &[u8]) -> u32 {
 /// # Errors
 /// The disk is full or failed; the log does without.
 pub fn prepare(disk: &dyn Disk, dir: &Path, bytes: u64, stop: &AtomicBool) -> Result<(), StorageError> {
-    let path = dir.join(PREPARING);
+    zeros(disk, &dir.join(PREPARING), &dir.join(PREPARED), bytes, stop)
+}
+
+/// Writes a file of zeros under a passing name and then gives it its own.
+pub(crate) fn zeros(
+    disk: &dyn Disk,
+    passing: &Path,
+    path: &Path,
+    bytes: u64,
+    stop: &AtomicBool,
+) -> Result<(), StorageError> {
     let write = || {
-        let mut file = disk.create(&path)?;
+        let mut file = disk.create(passing)?;
         let zeros = vec![0; PREPARE_STEP];
         let mut at = 0;
         while at < bytes {
@@ -273,14 +348,14 @@ pub fn prepare(disk: &dyn Disk, dir: &Path, bytes: u64, stop: &AtomicBool) -> Re
             file.sync_data()?;
             at += step as u64;
             if stop.load(Ordering::Relaxed) {
-                return disk.remove(&path);
+                return disk.remove(passing);
             }
         }
-        disk.rename(&path, &dir.join(PREPARED))
+        disk.rename(passing, path)
     };
     write().map_err(|error| {
-        let _ = disk.remove(&path);
-        StorageError::io("preparing", &path, error)
+        let _ = disk.remove(passing);
+        StorageError::io("preparing", path, error)
     })
 }
 

@@ -9,8 +9,10 @@ use oxkeeper_proto::Put;
 
 const MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const BLOCK: usize = 32 * 1024;
-/// A chunk that claims more than this is nothing that a server wrote.
-const CHUNK_MAX: usize = 8 << 20;
+/// A chunk that claims more than this is nothing that a server wrote, packed or not: Java's blocks are 32 KiB.
+const CHUNK_MAX: usize = 1 << 20;
+/// Three bytes say at most 64: a chunk that claims more for its length is none, and nothing is reserved for it.
+const RATIO_MAX: usize = 22;
 
 /// Compresses what is written to it.
 #[derive(Debug)]
@@ -94,10 +96,12 @@ impl<R: Read> Decoder<R> {
         }
         let mut packed = Vec::new();
         self.from.by_ref().take(len as u64).read_to_end(&mut packed)?;
-        if packed.len() < len || snap::raw::decompress_len(&packed)? > CHUNK_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a broken snappy chunk"));
+        let broken = |_| io::Error::new(io::ErrorKind::InvalidData, "a broken snappy chunk");
+        let unpacked_len = snap::raw::decompress_len(&packed).map_err(broken)?;
+        if packed.len() < len || unpacked_len > CHUNK_MAX.min(packed.len() * RATIO_MAX) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a snappy chunk of unreasonable length"));
         }
-        self.block = snap::raw::Decoder::new().decompress_vec(&packed)?;
+        self.block = snap::raw::Decoder::new().decompress_vec(&packed).map_err(broken)?;
         self.at = 0;
         Ok(true)
     }
@@ -132,8 +136,25 @@ mod tests {
         let mut again = Vec::new();
         Decoder::new(&packed[..]).read_to_end(&mut again).unwrap();
         assert_eq!(again, data);
+        let (mut encoder, zeros) = (Encoder::new(Vec::new()).unwrap(), vec![0; 100_000]);
+        encoder.write_all(&zeros).unwrap();
+        let mut again = Vec::new();
+        Decoder::new(&encoder.finish().unwrap()[..]).read_to_end(&mut again).unwrap();
+        assert_eq!(again, zeros, "as tight as it gets");
         for cut in [0, 5, 17, 18, packed.len() - 1] {
             assert!(Decoder::new(&packed[..cut]).read_to_end(&mut Vec::new()).is_err(), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_chunk_cannot_claim_more_than_it_can_hold() {
+        let mut chunk = MAGIC.to_vec();
+        chunk.put_raw(&[0; 8]);
+        // 900,000 bytes, of which not one follows.
+        chunk.put_buffer(Some(&[0xa0, 0xf7, 0x36]));
+        let mut decoder = Decoder::new(&chunk[..]);
+        let error = decoder.read(&mut [0; 10]).unwrap_err();
+        assert!(error.to_string().contains("unreasonable"), "{error}");
+        assert_eq!(decoder.block.capacity(), 0);
     }
 }

@@ -3,11 +3,18 @@
 //! Source: `ReferenceCountedACLCache`, `ZooKeeperServer.checkACL`, `PrepRequestProcessor.fixupACL`, 3.9.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use oxkeeper_proto::{Acl, AclList, ErrorCode};
+use oxkeeper_proto::{Acl, AclList, ErrorCode, wire};
 
 use crate::hash::{Map, Seeded};
+
+/// What `auth` entries may come to. A longer list could not be read by any client, and many entries times many
+/// identities are more than a server should hold.
+const EXPANDED_BYTES_MAX: usize = wire::JUTE_MAXBUFFER;
+/// Permissions and two lengths.
+const ENTRY_BYTES: usize = 12;
 
 /// Someone a connection has proved to be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -139,14 +146,10 @@ pub fn fix_up<'a>(
     if list.is_open() {
         return Ok(AclList::OPEN);
     }
-    let mut distinct: Vec<Acl<'_>> = Vec::new();
-    for acl in list.iter() {
-        if !distinct.contains(&acl) {
-            distinct.push(acl);
-        }
-    }
+    let mut seen = BTreeSet::new();
     let mut fixed: Vec<Acl<'_>> = Vec::new();
-    for acl in distinct {
+    let mut granted_bytes = 0;
+    for acl in list.iter().filter(|acl| seen.insert((acl.perms, acl.scheme.clone(), acl.id.clone()))) {
         let Some(scheme) = acl.scheme.as_deref() else { return Err(ErrorCode::INVALIDACL) };
         match (scheme, acl.id.as_deref()) {
             ("world", None) => return Err(ErrorCode::MARSHALLINGERROR),
@@ -155,6 +158,10 @@ pub fn fix_up<'a>(
                 let before = fixed.len();
                 for identity in identities.iter().filter(|i| i.scheme == "digest" && schemes.digest) {
                     fixed.push(Acl::new(acl.perms, &identity.scheme, &identity.id));
+                    granted_bytes += identity.scheme.len() + identity.id.len() + ENTRY_BYTES;
+                    if granted_bytes > EXPANDED_BYTES_MAX {
+                        return Err(ErrorCode::INVALIDACL);
+                    }
                 }
                 if fixed.len() == before {
                     return Err(ErrorCode::INVALIDACL);
@@ -316,6 +323,30 @@ mod tests {
             assert_eq!(fix_up(Some(&bad), &me, ALL), Err(ErrorCode::INVALIDACL));
         }
         assert_eq!(fix_up(None, &me, ALL), Err(ErrorCode::INVALIDACL));
+    }
+
+    /// As many entries as a frame holds: comparing all with all would take half a minute.
+    #[test]
+    fn very_many_entries_are_told_apart_without_comparing_all_with_all() {
+        let entries: Vec<Acl<'_>> = (0..60_000).map(|perms| Acl::new(perms, "ip", "")).collect();
+        let sent = AclList::from_entries(entries.iter());
+        assert_eq!(fix_up(Some(&sent), &[], ALL), Err(ErrorCode::INVALIDACL), "no address is empty");
+        let entries: Vec<Acl<'_>> = (0..50_000).map(|perms| Acl::new(perms, "ip", "::1")).collect();
+        let sent = AclList::from_entries(entries.iter().chain(&entries).collect::<Vec<_>>().into_iter());
+        let stored = fix_up(Some(&sent), &[], ALL).unwrap();
+        assert_eq!(stored, AclList::from_entries(entries.iter()));
+    }
+
+    #[test]
+    fn many_entries_times_many_identities_are_refused() {
+        let me: Vec<Identity> = (0..1000).map(|n| identity("digest", &format!("user{n}:hash"))).collect();
+        let sent = |entries| {
+            let entries: Vec<Acl<'_>> = (0..entries).map(|perms| Acl::new(perms, "auth", "")).collect();
+            AclList::from_entries(entries.iter())
+        };
+        assert_eq!(fix_up(Some(&sent(20)), &me, ALL).unwrap().iter().count(), 20_000);
+        assert_eq!(fix_up(Some(&sent(50)), &me, ALL), Err(ErrorCode::INVALIDACL));
+        assert_eq!(fix_up(Some(&sent(60_000)), &me, ALL), Err(ErrorCode::INVALIDACL));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{
     AclList, CreateTxn, ErrorCode, OpCode, OpResult, SessionId, Stat, StatPersisted, Txn, TxnHeader,
     TxnRecord, Zxid, path,
@@ -103,6 +104,21 @@ impl Tree {
         record: &'a TxnRecord<'a>,
         changes: &mut Changes,
     ) -> Result<Outcome<'a>, Divergence> {
+        match self.apply_and_compare(record, changes)? {
+            (outcome, None) => Ok(outcome),
+            (_, Some(divergence)) => Err(divergence),
+        }
+    }
+
+    /// Applies a transaction; tells beside its outcome if only the digest is another one than the leader computed.
+    ///
+    /// # Errors
+    /// It does not fit the tree, which must not be used any more.
+    pub fn apply_and_compare<'a>(
+        &mut self,
+        record: &'a TxnRecord<'a>,
+        changes: &mut Changes,
+    ) -> Result<(Outcome<'a>, Option<Divergence>), Divergence> {
         let header = record.header;
         if header.zxid <= self.last_zxid {
             return Err(diverged(&header, format!("{} is applied already", self.last_zxid)));
@@ -111,8 +127,7 @@ impl Tree {
             .txn(&record.txn)
             .map_err(|code| diverged(&header, format!("it ends in {code:?}")))?;
         self.advance(header.zxid);
-        self.check_digest(record)?;
-        Ok(outcome)
+        Ok((outcome, self.check_digest(record).err()))
     }
 
     /// Applies a transaction of the log that the tree may hold already, in whole or in part. Tells whether
@@ -176,7 +191,8 @@ impl Applying<'_, '_> {
         let failed = txns.iter().any(|txn| matches!(txn, Txn::Error { .. }));
         let mut results = Vec::with_capacity(txns.len());
         for txn in txns {
-            if failed {
+            let is_kept = is(Fault::MultiPrefixApplied) && !matches!(txn, Txn::Error { .. });
+            if failed && !is_kept {
                 let code = if let Txn::Error { code } = txn { *code } else { ErrorCode::OK };
                 results.push(OpResult::Error(code));
                 continue;
@@ -204,7 +220,9 @@ impl Applying<'_, '_> {
             if self.mode == Mode::Replay {
                 self.replace_acl(slot, create.acl.as_ref());
                 if create.op == OpCode::Create {
-                    self.count_creation(parent, parent_path, create.parent_cversion);
+                    let again = is(Fault::ReplayCountsTwice);
+                    let parent_cversion = if again { -1 } else { create.parent_cversion };
+                    self.count_creation(parent, parent_path, parent_cversion);
                 }
             }
             return Err(ErrorCode::NODEEXISTS);
@@ -315,7 +333,9 @@ impl Applying<'_, '_> {
 
     fn set_acl(&mut self, path: &str, list: Option<&AclList<'_>>, version: i32) -> Result<Stat, ErrorCode> {
         let slot = self.tree.nodes.find(path).ok_or(ErrorCode::NONODE)?;
-        self.tree.freeze(slot);
+        if !is(Fault::AclTableLate) {
+            self.tree.freeze(slot);
+        }
         self.tree.leave_digest(slot, path);
         self.replace_acl(slot, list);
         self.tree.nodes.get_mut(slot).aversion = version;
@@ -324,7 +344,9 @@ impl Applying<'_, '_> {
     }
 
     fn replace_acl(&mut self, slot: Slot, list: Option<&AclList<'_>>) {
-        self.tree.freeze(slot);
+        if !is(Fault::AclTableLate) {
+            self.tree.freeze(slot);
+        }
         let new = list.map_or(acl::OPEN, |list| self.tree.acls.acquire(list));
         let old = std::mem::replace(&mut self.tree.nodes.get_mut(slot).acl, new);
         self.tree.acls.release(old);

@@ -1,97 +1,89 @@
 //! The names of very many children, kept as a reply carries them: a list of a million is handed out without
 //! visiting a single znode or copying a name.
 //!
-//! Names lie in buckets of a few KiB, found by linear hashing: buckets are split one at a time as names come,
-//! so no single insertion ever pays for all of them, and a removal looks through one bucket only.
+//! Names lie in buckets of a few KiB, by the place of their znode: children that come one after the other share a
+//! bucket, so adding a name touches memory that is warm, and a removal looks through one bucket only.
 
 use std::sync::Arc;
 
-use crate::hash::Seeded;
+use crate::hash::{Map, Seeded};
+use crate::nodes::Slot;
 
-/// Bytes per bucket, on average, at which another one is split.
-const BUCKET_BYTES: usize = 4096;
+/// Neighbouring slots share a bucket: of names of 20 bytes it holds 6 KiB at most.
+const SLOT_BITS: u32 = 8;
 /// Bytes of the length before each name.
 const LENGTH: usize = 4;
 
 /// Encoded names: each a big-endian length and its bytes.
 #[derive(Debug)]
 pub(crate) struct EncodedNames {
-    /// Shared with replies on their way: one that changes while it is gets copied.
-    buckets: Vec<Arc<Vec<u8>>>,
-    bytes: usize,
-    /// Buckets before this one are split already in this round.
-    split: usize,
-    /// The round started with `1 << level` buckets.
-    level: u32,
+    /// By slot. Shared with replies on their way: one that changes while it is gets copied.
+    buckets: Map<u32, Arc<Vec<u8>>>,
+    /// The bucket that names come to now. Nobody shares it, so that adding a name needs no atomic operation, which
+    /// would wait for all that was written before it.
+    open: (u32, Vec<u8>),
 }
 
 impl EncodedNames {
-    pub(crate) fn new() -> EncodedNames {
-        EncodedNames { buckets: vec![Arc::default()], bytes: 0, split: 0, level: 0 }
+    pub(crate) fn new(seeded: &Seeded) -> EncodedNames {
+        EncodedNames { buckets: Map::with_hasher(seeded.clone()), open: (0, Vec::new()) }
     }
 
     /// The encoded names, in parts whose order means nothing.
-    pub(crate) fn parts(&self) -> &[Arc<Vec<u8>>] {
-        &self.buckets
+    pub(crate) fn parts(&self) -> Vec<Arc<Vec<u8>>> {
+        let open = Some(&self.open.1).filter(|names| !names.is_empty());
+        self.buckets.values().cloned().chain(open.map(|names| Arc::new(names.clone()))).collect()
     }
 
-    /// Adds a name that is not there.
-    pub(crate) fn insert(&mut self, seeded: &Seeded, name: &[u8]) {
-        let bucket = self.bucket(seeded.bytes(name));
-        put(Arc::make_mut(&mut self.buckets[bucket]), name);
-        self.bytes += LENGTH + name.len();
-        if self.bytes > self.buckets.len() * BUCKET_BYTES {
-            self.split_next(seeded);
+    /// Adds the name of the znode in `slot`, which is not there.
+    pub(crate) fn insert(&mut self, slot: Slot, name: &[u8]) {
+        let key = slot.0 >> SLOT_BITS;
+        if self.open.0 != key {
+            let next = self.buckets.remove(&key).map(Arc::unwrap_or_clone).unwrap_or_default();
+            let (before, names) = std::mem::replace(&mut self.open, (key, next));
+            if !names.is_empty() {
+                self.buckets.insert(before, Arc::new(names));
+            }
         }
+        put(&mut self.open.1, name);
     }
 
-    /// Removes a name.
+    /// Removes the name of the znode in `slot`.
     ///
     /// # Panics
     /// It is not there: the names and the znodes differ.
-    pub(crate) fn remove(&mut self, seeded: &Seeded, name: &[u8]) {
-        let bucket = self.bucket(seeded.bytes(name));
-        let bucket = Arc::make_mut(&mut self.buckets[bucket]);
-        let mut at = 0;
-        let found = entries(bucket).any(|known| {
-            let is_it = known == name;
-            at += if is_it { 0 } else { LENGTH + known.len() };
-            is_it
-        });
-        assert!(
-            found,
-            "{:?} is a child but not among the names of its parent",
-            String::from_utf8_lossy(name)
-        );
-        bucket.drain(at..at + LENGTH + name.len());
-        if bucket.len() < bucket.capacity() / 4 {
-            bucket.shrink_to(bucket.len() * 2);
+    pub(crate) fn remove(&mut self, slot: Slot, name: &[u8]) {
+        let key = slot.0 >> SLOT_BITS;
+        if self.open.0 == key {
+            return cut_out(&mut self.open.1, name);
         }
-        self.bytes -= LENGTH + name.len();
+        let Some(bucket) = self.buckets.get_mut(&key) else { missing(name) };
+        let bucket = Arc::make_mut(bucket);
+        cut_out(bucket, name);
+        if bucket.is_empty() {
+            self.buckets.remove(&key);
+        }
     }
+}
 
-    fn bucket(&self, hash: u32) -> usize {
-        let hash = hash as usize;
-        let bucket = hash & ((1 << self.level) - 1);
-        if bucket < self.split { hash & ((2 << self.level) - 1) } else { bucket }
+fn cut_out(bucket: &mut Vec<u8>, name: &[u8]) {
+    let mut at = 0;
+    let found = entries(bucket).any(|known| {
+        let is_it = known == name;
+        at += if is_it { 0 } else { LENGTH + known.len() };
+        is_it
+    });
+    if !found {
+        missing(name);
     }
+    bucket.drain(at..at + LENGTH + name.len());
+    if bucket.len() < bucket.capacity() / 4 {
+        bucket.shrink_to(bucket.len() * 2);
+    }
+}
 
-    /// Divides the next bucket of this round in two.
-    fn split_next(&mut self, seeded: &Seeded) {
-        let bit = 1 << self.level;
-        let half = self.buckets[self.split].len() / 2 + BUCKET_BYTES / 4;
-        let (mut stay, mut go) = (Vec::with_capacity(half), Vec::with_capacity(half));
-        for name in entries(&self.buckets[self.split]) {
-            put(if seeded.bytes(name) as usize & bit == 0 { &mut stay } else { &mut go }, name);
-        }
-        self.buckets[self.split] = Arc::new(stay);
-        self.buckets.push(Arc::new(go));
-        self.split += 1;
-        if self.split == bit {
-            self.split = 0;
-            self.level += 1;
-        }
-    }
+fn missing(name: &[u8]) -> ! {
+    panic!("{:?} is a child but not among the names of its parent", String::from_utf8_lossy(name))
 }
 
 fn put(bucket: &mut Vec<u8>, name: &[u8]) {
@@ -125,15 +117,15 @@ mod tests {
 
     #[test]
     fn holds_what_was_put_in_and_not_taken_out() {
-        let seeded = Seeded::new(9);
-        let (mut encoded, mut model) = (EncodedNames::new(), BTreeSet::new());
+        let (mut encoded, mut model) = (EncodedNames::new(&Seeded::new(9)), BTreeSet::new());
         let mut random = fastrand::Rng::with_seed(4);
         for step in 0..60_000 {
-            let name = format!("n{}", random.u32(..40_000)).into_bytes();
+            let slot = random.u32(..40_000);
+            let name = format!("n{slot}").into_bytes();
             if model.remove(&name) {
-                encoded.remove(&seeded, &name);
+                encoded.remove(Slot(slot), &name);
             } else {
-                encoded.insert(&seeded, &name);
+                encoded.insert(Slot(slot), &name);
                 model.insert(name);
             }
             if step % 10_000 == 0 {
@@ -141,11 +133,32 @@ mod tests {
             }
         }
         assert_eq!(names(&encoded), model);
-        let largest = encoded.parts().iter().map(|part| part.len()).max().unwrap();
-        assert!(largest < 8 * BUCKET_BYTES, "a bucket of {largest} bytes is no small one");
         for name in model {
-            encoded.remove(&seeded, &name);
+            let slot = std::str::from_utf8(&name[1..]).unwrap().parse().unwrap();
+            encoded.remove(Slot(slot), &name);
         }
-        assert_eq!((names(&encoded).len(), encoded.bytes), (0, 0));
+        assert!(encoded.parts().is_empty(), "empty buckets go");
+    }
+
+    #[test]
+    #[should_panic(expected = "not among the names")]
+    fn a_name_that_is_not_there_stops_the_node() {
+        let mut encoded = EncodedNames::new(&Seeded::new(9));
+        encoded.insert(Slot(1), b"a");
+        encoded.remove(Slot(2), b"b");
+    }
+
+    #[test]
+    fn a_list_on_its_way_does_not_change() {
+        let mut encoded = EncodedNames::new(&Seeded::new(9));
+        encoded.insert(Slot(1), b"a");
+        encoded.insert(Slot(300), b"c");
+        let mut on_its_way = encoded.parts();
+        on_its_way.sort();
+        encoded.insert(Slot(2), b"b");
+        encoded.remove(Slot(1), b"a");
+        encoded.remove(Slot(300), b"c");
+        assert_eq!(on_its_way, [&b"\0\0\0\x01a"[..], b"\0\0\0\x01c"].map(|names| Arc::new(names.to_vec())));
+        assert_eq!(encoded.parts(), [Arc::new(b"\0\0\0\x01b".to_vec())]);
     }
 }

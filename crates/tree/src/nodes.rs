@@ -289,32 +289,30 @@ impl Nodes {
         if first != NONE {
             self.get_mut(Slot(first)).previous = slot.0;
         }
-        self.list_name(parent, birth.name.as_bytes());
+        self.list_name(parent, slot, birth.name.as_bytes());
         self.count_descendants(parent, 1, birth.data.map_or(0, <[u8]>::len) as i64);
         slot
     }
 
-    fn list_name(&mut self, parent: Slot, name: &[u8]) {
-        let seeded = self.index.seeded.clone();
+    fn list_name(&mut self, parent: Slot, slot: Slot, name: &[u8]) {
         let family = self.family_mut(parent);
         if let Some(names) = &mut family.names {
-            names.insert(&seeded, name);
+            names.insert(slot, name);
         } else if family.children == LISTED_CHILDREN {
-            let mut names = EncodedNames::new();
-            for (_, child) in self.children(parent) {
-                names.insert(&seeded, child.name());
+            let mut names = EncodedNames::new(&self.index.seeded);
+            for (slot, child) in self.children(parent) {
+                names.insert(slot, child.name());
             }
             self.family_mut(parent).names = Some(Box::new(names));
         }
     }
 
-    fn unlist_name(&mut self, parent: Slot, name: &[u8]) {
-        let seeded = self.index.seeded.clone();
+    fn unlist_name(&mut self, parent: Slot, slot: Slot, name: &[u8]) {
         let family = self.family_mut(parent);
         if family.children < LISTED_CHILDREN / 4 {
             family.names = None;
         } else if let Some(names) = &mut family.names {
-            names.remove(&seeded, name);
+            names.remove(slot, name);
         }
     }
 
@@ -343,7 +341,7 @@ impl Nodes {
         let family = self.family_mut(parent);
         family.children -= 1;
         let children = family.children;
-        self.unlist_name(parent, name);
+        self.unlist_name(parent, slot, name);
         if children == 0 {
             let key = self.get(parent).family - 1;
             self.families.remove(key as usize);

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{AclList, SessionId, StatPersisted, Zxid};
 
 use crate::digest;
@@ -142,11 +143,14 @@ impl Pending {
 
     /// The session's ephemerals once everything proposed is applied, in the order of their paths.
     pub(crate) fn ephemerals(&self, tree: &Tree, session: SessionId) -> Vec<String> {
+        if is(Fault::PendingEphemeralLeft) {
+            return tree.ephemerals(session).collect();
+        }
         let gone = |path: &String| self.drafts.get(path.as_str()).is_some_and(|d| !d.owned_by(tree, session));
         let mut paths: Vec<String> = tree.ephemerals(session).filter(|path| !gone(path)).collect();
         for (path, draft) in &self.drafts {
             let is_known = || tree.find(path).is_some_and(|node| node.owner() == Owner::Session(session));
-            if draft.owned_by(tree, session) && !is_known() {
+            if draft.owned_by(tree, session) && !is_known() && !is(Fault::PendingEphemeralLeft) {
                 paths.push(path.to_string());
             }
         }

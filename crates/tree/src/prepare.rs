@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{
     AclList, Create, CreateMode, CreateTxn, ErrorCode, OpCode, Request, SessionId, StatPersisted, Txn, Zxid,
     path, perms,
@@ -120,7 +121,12 @@ impl Preparing<'_, '_> {
         let parent = self.find(parent_path)?;
         self.check_acl(&parent, perms::CREATE)?;
         let path: Cow<'r, str> = if mode.sequential {
-            Cow::Owned(format!("{}{:010}", create.path, parent.stat.cversion))
+            let number = if is(Fault::SequenceReused) {
+                i64::from(parent.children)
+            } else {
+                parent.stat.cversion.into()
+            };
+            Cow::Owned(format!("{}{number:010}", create.path))
         } else {
             Cow::Borrowed(&create.path)
         };

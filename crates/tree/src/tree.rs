@@ -504,7 +504,7 @@ impl<'t> NodeRef<'t> {
     #[must_use]
     pub fn encoded_children(&self) -> Option<Vec<Arc<Vec<u8>>>> {
         let names = self.tree.nodes.encoded_names(self.slot)?;
-        Some(names.parts().to_vec())
+        Some(names.parts())
     }
 
     /// Number of children.

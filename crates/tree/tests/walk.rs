@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use oxkeeper_proto::{
-    AclList, Create, ErrorCode, OpCode, Request, SessionId, Txn, TxnDigest, TxnHeader, TxnRecord, Xid, Zxid,
+    Acl, AclList, Create, ErrorCode, OpCode, Request, SessionId, Txn, TxnDigest, TxnHeader, TxnRecord, Xid,
+    Zxid,
 };
 use oxkeeper_tree::{Asker, Changes, Loader, Pending, Rules, Stamp, Tree};
 
@@ -213,6 +214,48 @@ fn snapshot_shows_the_state_at_which_it_began() {
     let loaded = load(&seen, zxid, rules);
     assert_eq!(loaded.digest(), digest);
     assert_eq!(loaded.len(), load(&still, zxid, rules).len());
+}
+
+#[test]
+fn lists_in_a_snapshot_are_those_of_the_moment_at_which_it_began() {
+    let lists: Vec<AclList<'static>> = (0..8)
+        .map(|n| {
+            AclList::from_entries([Acl::new(31, "ip", "::1"), Acl::new(16 | n, "world", "anyone")].iter())
+        })
+        .collect();
+    let mut w = World::new();
+    let set = |w: &mut World, node: usize, list: usize| {
+        let acl = Some(lists[list].clone());
+        let refused = w.propose(1, &Request::SetAcl { path: format!("/n{node}").into(), acl, version: -1 });
+        assert_eq!(refused, None);
+    };
+    for node in 0..40 {
+        w.create(&format!("/n{node}"), 0);
+        set(&mut w, node, node % 4);
+    }
+    w.settle();
+    let (zxid, rules) = (w.tree.last_zxid(), *w.tree.rules());
+    w.tree.begin_snapshot().unwrap();
+    let mut seen = Vec::new();
+    for step in 0.. {
+        let slice = w.tree.next_slice(300).unwrap();
+        seen.extend(slice.bytes);
+        if slice.last {
+            assert!(step > 5, "the snapshot took only {step} steps");
+            break;
+        }
+        // Lists that nobody has any more go, and others come.
+        for node in (0..40).filter(|node| node % 9 == step % 9) {
+            set(&mut w, node, 4 + step % 4);
+        }
+        w.settle();
+    }
+    let loaded = load(&seen, zxid, rules);
+    for node in 0..40 {
+        let found = loaded.find(&format!("/n{node}")).unwrap();
+        assert_eq!(found.acl(), Some(&lists[node % 4]), "/n{node}");
+        assert_eq!(found.stat().aversion, 1);
+    }
 }
 
 #[test]

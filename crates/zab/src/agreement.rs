@@ -107,6 +107,7 @@ impl Agreement {
             last_applied: setup.last,
             emptied: setup.emptied && !is(Fault::WipedVotes),
             force_snapshot: setup.force_snapshot,
+            wants_snapshot: false,
             may_read_log: setup.may_read_log,
             appending: VecDeque::new(),
             ticket: Ticket(0),
@@ -285,6 +286,13 @@ impl Agreement {
         });
     }
 
+    /// The state went wrong: leaves the leader, goes back to what is on the disk, and takes the whole state of the
+    /// next leader.
+    pub fn take_whole_state(&mut self, now_ms: i64, reason: &str) {
+        self.cx.wants_snapshot = true;
+        self.resign(now_ms, reason);
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now_ms: i64) {
         self.enter(now_ms, |role, cx| match role {
@@ -355,6 +363,12 @@ impl Agreement {
     /// Sends a packet to a learner.
     pub fn send_to_learner(&mut self, link: LinkId, packet: PeerPacket) {
         self.cx.send(link, packet);
+    }
+
+    /// This server.
+    #[must_use]
+    pub fn me(&self) -> ServerId {
+        self.cx.me
     }
 
     /// What this server is doing.
@@ -471,7 +485,7 @@ impl Agreement {
             tail.into_iter().for_each(|proposal| self.cx.apply(proposal));
         }
         if let Role::Between { reload: needed, .. } = &mut self.role {
-            *needed = reload;
+            *needed = reload || self.cx.wants_snapshot;
         }
         self.after_drain();
     }
@@ -559,5 +573,90 @@ impl Agreement {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use oxkeeper_proto::ensemble::Member;
+
+    /// A leader of itself alone.
+    fn leader() -> Agreement {
+        let members = [(ServerId(1), Member::participant("h", 1, 2))].into();
+        let mut agreement = Agreement::new(Setup {
+            me: ServerId(1),
+            observes: false,
+            committed: Arc::new(EnsembleConfig::majority(members, Zxid::ZERO)),
+            seen: None,
+            reconfig: false,
+            limits: Limits { tick_ms: 1000, init: 10, sync: 5 },
+            timing: Timing::DEFAULT,
+            accepted: Epoch(0),
+            current: Epoch(0),
+            last: Zxid::ZERO,
+            recent: Vec::new(),
+            emptied: false,
+            force_snapshot: false,
+            may_read_log: true,
+            seed: 1,
+        });
+        agreement.start(0);
+        agreement.tick(200);
+        drain(&mut agreement);
+        agreement
+    }
+
+    fn drain(agreement: &mut Agreement) -> Vec<Action> {
+        let mut all = Vec::new();
+        while let Some(action) = agreement.next_action() {
+            if let Action::Durable(ticket, _) = &action {
+                agreement.persisted(200, *ticket);
+            }
+            all.push(action);
+        }
+        all
+    }
+
+    fn offer(agreement: &mut Agreement) -> Option<Zxid> {
+        let zxid = agreement.next_zxid()?;
+        agreement.propose(Proposal { zxid, payload: Bytes::new() }, None);
+        Some(zxid)
+    }
+
+    #[test]
+    fn one_server_is_a_quorum_of_itself() {
+        let mut agreement = leader();
+        assert!(agreement.is_serving());
+        let zxid = offer(&mut agreement).unwrap();
+        assert_eq!(zxid, Zxid::new(1, 1));
+        assert!(drain(&mut agreement).iter().any(|action| matches!(action, Action::Apply(_))));
+        agreement.sync_here(1);
+        assert_eq!(drain(&mut agreement), [Action::SyncDone(1)]);
+    }
+
+    /// ZOOKEEPER-1277: the counter ran over into the epoch, and zxids were used twice. Its last value is never
+    /// given out; the leader leaves, and the next epoch begins with 1.
+    #[test]
+    fn the_counter_never_runs_over() {
+        let mut agreement = leader();
+        let Role::Leading(leader) = &mut agreement.role else { panic!("it leads") };
+        leader.skip_to(Zxid::new(1, u32::MAX - 2));
+        assert_eq!(offer(&mut agreement), Some(Zxid::new(1, u32::MAX - 1)));
+        assert_eq!(offer(&mut agreement), None);
+        drain(&mut agreement);
+        agreement.resign(200, "used up");
+        drain(&mut agreement);
+        agreement.tick(400);
+        drain(&mut agreement);
+        assert_eq!(offer(&mut agreement), Some(Zxid::new(2, 1)));
+    }
+
+    #[cfg(feature = "planted")]
+    #[test]
+    fn a_counter_that_runs_over_is_found() {
+        let run = || std::panic::catch_unwind(the_counter_never_runs_over);
+        assert!(oxkeeper_planted::with(Fault::CounterOverflows, run).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::Zxid;
 
 use crate::durable::{Proposal, Ticket};
@@ -54,7 +55,7 @@ impl Solo {
     #[inline]
     pub fn next_committed(&mut self) -> Option<Proposal> {
         let first = self.ticket.0 + 1 - self.waiting.len() as u64;
-        if self.waiting.is_empty() || self.persisted.0 < first {
+        if self.waiting.is_empty() || self.persisted.0 < first && !is(Fault::ReplyBeforeSync) {
             return None;
         }
         self.waiting.pop_front()

@@ -16,6 +16,8 @@ pub struct World {
     pub node: Node,
     pub fx: Effects,
     pub now_ms: u64,
+    /// How far the time of day is ahead of the clock.
+    pub wall_ahead_ms: i64,
     conns: u32,
 }
 
@@ -39,12 +41,16 @@ impl World {
             node: Node::new(settings, Tree::new(1, Rules::DEFAULT), now),
             fx: Effects::default(),
             now_ms: 0,
+            wall_ahead_ms: 1_000_000,
             conns: 0,
         }
     }
 
     pub fn step(&mut self, input: Input<'_>) {
-        let now = Now { mono: Duration::from_millis(self.now_ms), wall_ms: 1_000_000 + self.now_ms as i64 };
+        let now = Now {
+            mono: Duration::from_millis(self.now_ms),
+            wall_ms: self.wall_ahead_ms + self.now_ms as i64,
+        };
         self.node.step(now, input, &mut self.fx);
     }
 

@@ -8,7 +8,7 @@ use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{Round, ServerId};
 
 use super::emptied::Heard;
-use super::{Ballot, Election, Looking, Oracle, Output, Role, Vote, emptied};
+use super::{Ballot, Election, Looking, Oracle, Output, Quorums, Role, Vote, emptied};
 
 impl Election {
     /// Counts a message of a voter about a voter.
@@ -129,9 +129,19 @@ impl Election {
         let here = (ballot.vote.round == self.round).then_some(&looking.votes);
         here.into_iter().chain([&looking.outside]).find_map(|votes| {
             let supporters = looking.supporters(votes, &ballot);
-            let is_met = self.quorums.are_met(&supporters, self.oracle);
+            let is_met = self.quorums.are_met(&supporters, self.oracle) || self.would_complete(&supporters);
             (is_met && self.leads(looking, votes, ballot.vote)).then_some(supporters)
         })
+    }
+
+    /// Whether those who have a leader are a quorum of the configuration in force, and with this server one of the
+    /// newer one as well that it has seen. Perhaps nobody else has seen it, and then nobody else would make up its
+    /// quorum: this server would be kept out for ever. Epochs are agreed on later, so following is safe.
+    fn would_complete(&self, supporters: &BTreeSet<ServerId>) -> bool {
+        let with_me = supporters.iter().copied().chain([self.me]).collect();
+        self.seen.is_some()
+            && Quorums::new(&self.committed, None).are_met(supporters, self.oracle)
+            && self.quorums.are_met(&with_me, self.oracle)
     }
 
     /// Whether a leader that others have is one for this server: it says so itself, or it is this server and

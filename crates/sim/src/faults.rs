@@ -1,0 +1,280 @@
+//! Who makes things go wrong: what, when and where is drawn from the seed; nothing that the protocol cannot survive.
+
+use std::collections::BTreeMap;
+
+use crate::chance::Chance;
+use crate::network::{Host, LinkId, Port, Side};
+use crate::process::Server;
+use crate::queue::{MS, Nanos, SECOND};
+use crate::swarm::Swarm;
+use crate::world::{Event, Mend, Stage};
+
+/// The kinds of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A server's process is killed; the machine goes on.
+    Kill,
+    /// A machine loses power.
+    PowerLoss,
+    /// A machine loses power at one of its next steps on the disk.
+    PowerLossAtStep,
+    /// All servers at once lose power.
+    AllDown,
+    /// A server stands still.
+    Pause,
+    /// A server's time of day jumps.
+    WallJump,
+    /// A sync of the log fails.
+    SyncFails,
+    /// A disk is full for a while.
+    DiskFull,
+    /// A disk is slow for a while.
+    DiskSlow,
+    /// Bits of a snapshot flip.
+    SnapshotRots,
+    /// A connection breaks.
+    Reset,
+    /// A connection breaks and one end does not notice.
+    HalfOpen,
+    /// One direction of a connection carries nothing for a while.
+    Stall,
+    /// Hosts cannot reach each other for a while.
+    Partition,
+    /// A server refuses connections for a while.
+    Refuse,
+    /// The network gets better or worse.
+    Weather,
+}
+
+impl FaultKind {
+    /// Every kind.
+    pub const ALL: [FaultKind; 16] = [
+        FaultKind::Kill,
+        FaultKind::PowerLoss,
+        FaultKind::PowerLossAtStep,
+        FaultKind::AllDown,
+        FaultKind::Pause,
+        FaultKind::WallJump,
+        FaultKind::SyncFails,
+        FaultKind::DiskFull,
+        FaultKind::DiskSlow,
+        FaultKind::SnapshotRots,
+        FaultKind::Reset,
+        FaultKind::HalfOpen,
+        FaultKind::Stall,
+        FaultKind::Partition,
+        FaultKind::Refuse,
+        FaultKind::Weather,
+    ];
+
+    /// Whether disks and power are concerned.
+    #[must_use]
+    pub fn is_of_disks(self) -> bool {
+        matches!(
+            self,
+            FaultKind::Kill
+                | FaultKind::PowerLoss
+                | FaultKind::PowerLossAtStep
+                | FaultKind::SyncFails
+                | FaultKind::DiskFull
+                | FaultKind::DiskSlow
+                | FaultKind::SnapshotRots
+        )
+    }
+
+    /// Whether only an ensemble can survive it.
+    #[must_use]
+    pub fn needs_others(self) -> bool {
+        false
+    }
+}
+
+/// Who makes the faults of a run.
+#[derive(Debug)]
+pub struct Planner {
+    chance: Chance,
+    means: BTreeMap<FaultKind, Nanos>,
+    clients: usize,
+    /// Faults made, by kind.
+    pub made: BTreeMap<FaultKind, u64>,
+    over: bool,
+    rotten: u32,
+}
+
+impl Planner {
+    /// One who makes the faults of a configuration.
+    #[must_use]
+    pub fn new(swarm: &Swarm, chance: Chance) -> Planner {
+        Planner {
+            chance,
+            means: swarm.faults.iter().copied().collect(),
+            clients: swarm.clients.len(),
+            made: BTreeMap::new(),
+            over: false,
+            rotten: 0,
+        }
+    }
+
+    /// Plans the first fault of each kind.
+    pub fn start(&mut self, stage: &mut Stage) {
+        for kind in FaultKind::ALL {
+            self.plan(stage, kind);
+        }
+    }
+
+    fn plan(&mut self, stage: &mut Stage, kind: FaultKind) {
+        if let Some(mean) = self.means.get(&kind) {
+            let delay = self.chance.exponential(*mean);
+            stage.queue.after(delay, Event::Fault(kind));
+        }
+    }
+
+    /// Makes a fault, and plans the next of its kind.
+    pub fn strike(&mut self, stage: &mut Stage, servers: &mut [Server], kind: FaultKind) {
+        if self.over {
+            return;
+        }
+        self.plan(stage, kind);
+        *self.made.entry(kind).or_default() += 1;
+        let index = self.chance.index(servers.len());
+        let now = stage.queue.now();
+        stage.trace.note(now, || format!("fault {kind:?}, server {index}"));
+        match kind {
+            FaultKind::AllDown => {
+                for (index, server) in servers.iter_mut().enumerate() {
+                    server.crash(stage, true);
+                    self.restart(stage, index);
+                }
+            }
+            FaultKind::Partition => self.partition(stage, servers.len()),
+            FaultKind::Weather => {
+                stage.net.weather.mean = self.chance.log_uniform(MS / 20, 100 * MS);
+                stage.net.weather.split = self.chance.unit() * self.chance.unit();
+            }
+            FaultKind::Reset | FaultKind::HalfOpen | FaultKind::Stall => self.trouble_link(stage, kind),
+            _ => {
+                if let Some(server) = servers.get_mut(index) {
+                    self.trouble_server(stage, server, index, kind);
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self, stage: &mut Stage, index: usize) {
+        let delay = if self.chance.happens(0.3) { 0 } else { self.chance.exponential(4 * SECOND) };
+        stage.queue.after(delay, Event::Restart(index));
+    }
+
+    fn trouble_server(&mut self, stage: &mut Stage, server: &mut Server, index: usize, kind: FaultKind) {
+        let now = stage.queue.now();
+        let while_ = 100 * MS + self.chance.exponential(6 * SECOND);
+        match kind {
+            FaultKind::Kill | FaultKind::PowerLoss => {
+                server.crash(stage, kind == FaultKind::PowerLoss);
+                self.restart(stage, index);
+            }
+            FaultKind::PowerLossAtStep => server.crash_at_step(self.chance.index(40)),
+            FaultKind::Pause => server.pause(now + while_),
+            FaultKind::WallJump => {
+                let size = i64::try_from(self.chance.log_uniform(1, 300_000_000_000)).unwrap_or(0);
+                let sign = if self.chance.happens(0.5) { 1 } else { -1 };
+                // Not before the protocol was invented: times are positive there.
+                server.clock.wall_offset_ms =
+                    (server.clock.wall_offset_ms + sign * size).clamp(-1_000_000_000_000, 1_000_000_000_000);
+            }
+            FaultKind::SyncFails => server.disk.fail_syncs(1),
+            FaultKind::DiskFull => {
+                server.disk.set_full(true);
+                stage.queue.after(while_, Event::Mend(Mend::Disk(index)));
+            }
+            FaultKind::DiskSlow => {
+                server.slow_disk = self.chance.log_uniform(MS, 3 * SECOND);
+                stage.queue.after(while_, Event::Mend(Mend::Disk(index)));
+            }
+            // Of three snapshots one stays whole.
+            FaultKind::SnapshotRots if self.rotten < 1 => {
+                let bits = 1 + self.chance.index(64);
+                let is_spare = server.disk.durable_files(std::path::Path::new("/data/version-2"));
+                let snapshots = is_spare.iter().filter(|(name, ..)| name.starts_with("snapshot.")).count();
+                if snapshots >= 2 {
+                    self.rotten += 1;
+                    server.disk.rot("snapshot.", bits, self.chance.bits());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn trouble_link(&mut self, stage: &mut Stage, kind: FaultKind) {
+        let links: Vec<LinkId> = stage.net.open_links().collect();
+        let Some(link) = self.chance.pick(&links).copied() else { return };
+        let side = if self.chance.happens(0.5) { Side::Dialler } else { Side::Acceptor };
+        match kind {
+            FaultKind::Reset => stage.net.reset(&mut stage.queue, link),
+            FaultKind::HalfOpen => stage.net.half_open(link, side),
+            _ => {
+                stage.net.stall(&mut stage.queue, link, side, true);
+                let while_ = 10 * MS + self.chance.exponential(8 * SECOND);
+                stage.queue.after(while_, Event::Mend(Mend::Stall(link, side)));
+            }
+        }
+    }
+
+    /// Splits the hosts in one of many shapes.
+    fn partition(&mut self, stage: &mut Stage, servers: usize) {
+        let hosts: Vec<Host> =
+            (0..servers).map(Host::Server).chain((0..self.clients).map(Host::Client)).collect();
+        let sides: Vec<u64> = hosts.iter().map(|_| self.chance.below(2)).collect();
+        let one_way = self.chance.happens(0.3);
+        let ports: Vec<Port> = Port::ALL.into_iter().filter(|_| self.chance.happens(0.6)).collect();
+        for (from, a) in hosts.iter().zip(&sides) {
+            for (to, b) in hosts.iter().zip(&sides) {
+                if a < b || a > b && !one_way {
+                    ports.iter().for_each(|port| stage.net.block(*from, *to, *port));
+                }
+            }
+        }
+        let while_ = 100 * MS + self.chance.exponential(8 * SECOND);
+        stage.queue.after(while_, Event::Mend(Mend::Network));
+    }
+
+    /// Ends a fault.
+    pub fn mend(&mut self, stage: &mut Stage, servers: &mut [Server], mend: &Mend) {
+        match mend {
+            Mend::Network => stage.net.unblock_all(&mut stage.queue),
+            Mend::Stall(link, side) => stage.net.stall(&mut stage.queue, *link, *side, false),
+            Mend::Disk(index) => {
+                if let Some(server) = servers.get_mut(*index) {
+                    server.disk.set_full(false);
+                    server.slow_disk = 0;
+                }
+            }
+        }
+    }
+
+    /// A server could not start: its disk is full, or failed again. It is tried again later.
+    pub fn not_started(&mut self, stage: &mut Stage, server: &mut Server, index: usize) {
+        if self.over {
+            server.disk.set_full(false);
+            server.disk.fail_syncs(0);
+        }
+        let delay = 200 * MS + self.chance.exponential(2 * SECOND);
+        stage.queue.after(delay, Event::Restart(index));
+    }
+
+    /// Ends all faults and has everything run again.
+    pub fn heal(&mut self, stage: &mut Stage, servers: &mut [Server]) {
+        self.over = true;
+        stage.net.unblock_all(&mut stage.queue);
+        stage.net.weather = crate::network::Weather::CALM;
+        for (index, server) in servers.iter_mut().enumerate() {
+            server.disk.set_full(false);
+            server.disk.fail_syncs(0);
+            server.disk.forget_fault();
+            server.slow_disk = 0;
+            if !server.is_up() {
+                stage.queue.after(0, Event::Restart(index));
+            }
+        }
+    }
+}

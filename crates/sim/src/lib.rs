@@ -1,0 +1,34 @@
+//! A deterministic simulator: whole servers and their clients in virtual time, on disks and networks that fail, under
+//! the eyes of checkers that know the rules and not the code.
+//!
+//! One thread, one heap of events, one seed: the same seed and the same build give the same run, event by event.
+//! Servers are real ([`oxkeeper_node::Node`], the real log, snapshots and recovery over a simulated disk); what is
+//! simulated is the driver around them ([`process`]), the [`network`], the disk and the [`client`]s.
+//!
+//! Start with [`run()`]: chaos, healing, convergence, audit. [`swarm`] draws what a run is like, [`faults`] what goes
+//! wrong, [`observer`] holds the invariants that are checked as the run goes, [`checker`] those of the whole history.
+
+pub mod boot;
+pub mod chance;
+pub mod checker;
+pub mod client;
+pub mod durable;
+pub mod faults;
+pub mod frames;
+pub mod history;
+pub mod model;
+pub mod network;
+pub mod observer;
+#[cfg(feature = "planted")]
+pub mod planted;
+pub mod process;
+pub mod queue;
+pub mod run;
+pub mod swarm;
+pub mod trace;
+pub mod watches;
+pub mod workload;
+pub mod world;
+
+pub use run::{Report, run};
+pub use swarm::Profile;

@@ -1,0 +1,320 @@
+//! Invariants, computed from outside the servers: from what is durable on their disks, from what passes over the
+//! network, and from what clients see. What a server believes about itself counts for nothing here.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use oxkeeper_node::{Node, OUTBOX_BYTES, Proposal};
+use oxkeeper_proto::{
+    ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
+};
+use oxkeeper_storage::SimDisk;
+
+mod quorum;
+
+use quorum::Reigns;
+
+use crate::durable::DurableLog;
+use crate::network::LinkId;
+use crate::queue::{MS, Nanos};
+
+/// A statement that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The number of the invariant in the test programme.
+    pub invariant: u8,
+    /// What was seen.
+    pub what: String,
+}
+
+/// What is known of a session from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionFacts {
+    /// Whose it is.
+    pub client: usize,
+    /// Its timeout.
+    pub timeout: Nanos,
+    /// When it was asked for.
+    pub begun: Nanos,
+    /// The connection that it is served on.
+    pub link: LinkId,
+}
+
+/// How much a run checked, by invariant.
+pub type Checked = [u64; 32];
+
+/// The one who watches.
+#[derive(Debug)]
+pub struct Observer {
+    /// What did not hold, first of all.
+    pub violation: Option<Violation>,
+    logs: Vec<DurableLog>,
+    /// Every transaction that was ever durable anywhere, or, of a standalone server, is now.
+    pub agreed: BTreeMap<Zxid, Bytes>,
+    /// When each was proposed.
+    pub proposed: BTreeMap<Zxid, Nanos>,
+    applied: BTreeMap<Zxid, i64>,
+    last_applied: Vec<Zxid>,
+    /// The newest transaction that any client has seen the effect of.
+    pub visible: Zxid,
+    /// By session.
+    pub sessions: BTreeMap<SessionId, SessionFacts>,
+    /// By connection, its session.
+    by_link: BTreeMap<LinkId, SessionId>,
+    /// When a server was asked for a session on a connection that has none yet. A session's time runs from there.
+    asked: BTreeMap<LinkId, Nanos>,
+    /// Sessions that servers proposed to end, by transaction: what was wrong with that, if anything.
+    expiries: BTreeMap<Zxid, Option<String>>,
+    /// By session and server: when one that leads heard of it last, and the time before that.
+    heard: BTreeMap<(SessionId, usize), (Nanos, Nanos)>,
+    /// How often each invariant was put to the test.
+    pub checked: Checked,
+    standalone: bool,
+    /// The servers that vote.
+    voters: Vec<usize>,
+    reigns: Reigns,
+}
+
+impl Observer {
+    /// One who watches so many servers, of which these vote; none does if there is one of its own.
+    #[must_use]
+    pub fn new(servers: usize, voters: Vec<usize>) -> Observer {
+        Observer {
+            violation: None,
+            logs: (0..servers).map(|_| DurableLog::default()).collect(),
+            agreed: BTreeMap::new(),
+            proposed: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            last_applied: vec![Zxid::ZERO; servers],
+            visible: Zxid::ZERO,
+            sessions: BTreeMap::new(),
+            by_link: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            checked: [0; 32],
+            standalone: voters.is_empty(),
+            voters,
+            reigns: Reigns::default(),
+        }
+    }
+
+    /// Notes that something did not hold. Only the first counts: what follows may be its consequence.
+    pub fn violate(&mut self, invariant: u8, what: String) {
+        self.violation.get_or_insert(Violation { invariant, what });
+    }
+
+    fn check(&mut self, invariant: u8, holds: bool, what: impl FnOnce() -> String) {
+        if let Some(count) = self.checked.get_mut(usize::from(invariant)) {
+            *count += 1;
+        }
+        if !holds {
+            self.violate(invariant, what());
+        }
+    }
+
+    /// A server has started on its disk and has applied everything up to `last`.
+    pub fn booted(&mut self, server: usize, disk: &SimDisk, last: Zxid, mismatches: u64) {
+        self.check(11, mismatches == 0, || {
+            format!("server {server} starts with {mismatches} digests that do not fit")
+        });
+        if self.standalone {
+            let visible = self.visible;
+            self.check(7, last >= visible, || {
+                format!("server {server} starts at {last}, but {visible} was acknowledged")
+            });
+            // What was on its way and got lost was never promised to anybody.
+            self.agreed.split_off(&Zxid(last.0 + 1));
+            self.applied.split_off(&Zxid(last.0 + 1));
+            self.expiries.split_off(&Zxid(last.0 + 1));
+        }
+        if let Some(known) = self.last_applied.get_mut(server) {
+            *known = last;
+        }
+        if let Some(log) = self.logs.get_mut(server) {
+            log.forget();
+        }
+        self.synced(server, disk);
+    }
+
+    /// A server is gone for now.
+    pub fn went_down(&mut self, server: usize) {
+        if let Some(known) = self.last_applied.get_mut(server) {
+            *known = Zxid::ZERO;
+        }
+    }
+
+    /// Something has become durable on a server's disk.
+    pub fn synced(&mut self, server: usize, disk: &SimDisk) {
+        let Some(log) = self.logs.get_mut(server) else { return };
+        let fresh = log.refresh(disk);
+        if !self.standalone {
+            self.check_epochs(server, disk);
+        }
+        for (zxid, payload) in fresh {
+            let known = self.agreed.entry(zxid).or_insert_with(|| payload.clone());
+            let same = *known == payload;
+            self.check(4, same, || {
+                format!("two different transactions {zxid}, one of them on server {server}")
+            });
+        }
+    }
+
+    /// A transaction is handed to the log of a server whose clock runs at this rate.
+    pub fn logged(&mut self, server: usize, proposal: &Proposal, now: Nanos, rate: f64) {
+        let (zxid, payload) = (proposal.zxid, &proposal.payload);
+        // Learners log what their leader has decided before.
+        let is_new = self.standalone || !self.proposed.contains_key(&zxid);
+        if let Ok(header) = TxnHeader::decode(&mut Reader::new(payload))
+            && is_new
+            && header.op == OpCode::CloseSession
+            && header.cxid.0 == 0
+        {
+            self.expired(server, zxid, header.session, now, rate);
+        }
+        if self.standalone {
+            self.proposed.insert(zxid, now);
+        } else {
+            self.proposed.entry(zxid).or_insert(now);
+        }
+    }
+
+    /// The newest transaction that is durable on a server's disk.
+    #[must_use]
+    pub fn durable_last(&self, server: usize) -> Zxid {
+        self.logs.get(server).map_or(Zxid::ZERO, DurableLog::last)
+    }
+
+    /// A server has sent a frame to a client: a reply or an event.
+    pub fn replied(&mut self, server: usize, disk: &SimDisk, frame: &[u8]) {
+        let Ok(header) = ReplyHeader::decode(&mut Reader::new(frame)) else { return };
+        if header.zxid.0 <= 0 {
+            return;
+        }
+        if header.zxid > self.visible {
+            self.visible = header.zxid;
+            if !self.standalone {
+                self.check_quorum(header.zxid, "was shown to a client");
+            }
+        }
+        if self.standalone {
+            if self.durable_last(server) < header.zxid {
+                self.synced(server, disk);
+            }
+            let durable = self.durable_last(server);
+            self.check(5, durable >= header.zxid, || {
+                format!("server {server} shows {} when only {durable} is durable", header.zxid)
+            });
+        }
+    }
+
+    /// A server took a step: what it has applied must be what others have.
+    pub fn applied(&mut self, server: usize, node: &Node) {
+        let last = node.last_zxid();
+        let Some(known) = self.last_applied.get_mut(server) else { return };
+        if *known == last {
+            return;
+        }
+        let before = std::mem::replace(known, last);
+        // A member may have to give back what was never agreed.
+        let forward = last > before || !self.standalone;
+        self.check(4, forward, || format!("server {server} goes back from {before} to {last}"));
+        let digest = node.digest();
+        let agreed = *self.applied.entry(last).or_insert(digest);
+        self.check(10, agreed == digest, || {
+            format!("server {server} has digest {digest} at {last}, another one has {agreed}")
+        });
+    }
+
+    /// So many bytes wait for a client.
+    pub fn waits(&mut self, server: usize, bytes: usize) {
+        // One reply may exceed the bound, and events are not held back.
+        let most = OUTBOX_BYTES + (1 << 20);
+        self.check(20, bytes <= most, || format!("{bytes} bytes wait for a client of server {server}"));
+    }
+
+    /// A server heard a client on a connection. Only the one that its session is served on keeps the session alive.
+    pub fn heard(&mut self, server: usize, link: LinkId, frame: &[u8], now: Nanos) {
+        // Auth packets are no sign of life, in ZooKeeper neither.
+        let op = RequestHeader::decode(&mut Reader::new(frame)).ok().map(|header| header.op);
+        if op == Some(OpCode::Auth.number()) || op == Some(OpCode::Sasl.number()) {
+            return;
+        }
+        let session = self.by_link.get(&link).copied();
+        match session {
+            None => {
+                self.asked.entry(link).or_insert(now);
+            }
+            // What a learner hears its leader does not know yet.
+            Some(session)
+                if self.leads(server) && self.sessions.get(&session).is_some_and(|f| f.link == link) =>
+            {
+                self.touched(server, session, now);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// A server has told a client which session its connection has.
+    pub fn greeted(&mut self, server: usize, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
+        let Ok(response) = ConnectResponse::decode(frame) else { return };
+        let session = response.session_id;
+        if session == SessionId::NONE {
+            return;
+        }
+        let timeout = u64::try_from(response.timeout_ms).unwrap_or(0) * MS;
+        self.by_link.insert(link, session);
+        let begun = self.asked.remove(&link).unwrap_or(now);
+        let facts = SessionFacts { client, timeout, begun, link };
+        let leads = self.leads(server);
+        let known = self.sessions.entry(session).or_insert(facts);
+        let whose = known.client;
+        (known.timeout, known.link) = (timeout, link);
+        if leads {
+            self.heard.insert((session, server), (begun, begun));
+        }
+        self.check(13, whose == client, || {
+            format!("{session} belongs to client {whose} and was given to client {client}")
+        });
+    }
+
+    /// The whole history was checked and holds: counts what that was.
+    pub fn books_hold(&mut self, replayed: &crate::checker::Replayed, events: u64) {
+        let agreed = self.agreed.len() as u64;
+        let counts = [(4, agreed), (7, replayed.compared), (9, replayed.compared), (10, agreed)];
+        let more = [(12, replayed.compared), (13, agreed), (16, events), (17, events), (18, events)];
+        for (invariant, count) in counts.into_iter().chain(more) {
+            if let Some(checked) = self.checked.get_mut(invariant) {
+                *checked += count;
+            }
+        }
+    }
+
+    /// A server proposed to end a session by itself; `rate` is its clock's. If that was too early it is an offence once
+    /// it is agreed: one who leads no more may propose what he likes.
+    fn expired(&mut self, server: usize, zxid: Zxid, session: SessionId, now: Nanos, rate: f64) {
+        let Some(facts) = self.sessions.get(&session).copied() else { return };
+        let last = self.heard.get(&(session, server)).copied().unwrap_or_default();
+        // What a turn takes in after it has ended the session came too late.
+        let heard = if last.0 == now { last.1 } else { last.0 };
+        let heard = heard.max(facts.begun).max(self.reign_began(server));
+        let silence = (now.saturating_sub(heard)) as f64 * rate;
+        let early = (silence < facts.timeout as f64).then(|| {
+            format!(
+                "{session} expires by {zxid} after {} ms of silence, its timeout is {} ms",
+                silence as u64 / MS,
+                facts.timeout / MS
+            )
+        });
+        self.expiries.insert(zxid, early);
+    }
+
+    /// Looks at the expiries that were agreed.
+    pub fn check_expiries(&mut self, order: &BTreeMap<Zxid, Bytes>) {
+        for (zxid, early) in std::mem::take(&mut self.expiries) {
+            if order.contains_key(&zxid) {
+                self.check(14, early.is_none(), || early.clone().unwrap_or_default());
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The grading of the simulator: each fault that can be planted must be found by some invariant within so many seeds.
+
+use oxkeeper_planted::{Fault, with};
+
+use crate::run::{Report, run};
+use crate::swarm::Profile;
+
+/// One planted fault and what it takes to find it.
+#[derive(Debug, Clone, Copy)]
+pub struct Grade {
+    /// The fault.
+    pub fault: Fault,
+    /// The kind of run that is best at finding it.
+    pub profile: Profile,
+    /// Seeds within which it must be found.
+    pub budget: u64,
+}
+
+const fn grade(fault: Fault, profile: Profile, budget: u64) -> Grade {
+    Grade { fault, profile, budget }
+}
+
+/// The faults that servers of today can have.
+pub const GRADES: &[Grade] = &[
+    grade(Fault::ReplyBeforeSync, Profile::Standard, 20),
+    grade(Fault::SyncRetried, Profile::Storage, 200),
+    grade(Fault::TornTailAccepted, Profile::Storage, 500),
+    grade(Fault::SnapshotUnchecked, Profile::Storage, 500),
+    grade(Fault::PendingEphemeralLeft, Profile::Session, 300),
+    grade(Fault::OldConnectionServed, Profile::Session, 300),
+    grade(Fault::WatchAfterReply, Profile::Watch, 50),
+    grade(Fault::WatchLostOnReconnect, Profile::Watch, 100),
+    grade(Fault::RecursiveWithoutRights, Profile::Watch, 300),
+    grade(Fault::MultiPrefixApplied, Profile::Standard, 50),
+    grade(Fault::SequenceReused, Profile::Standard, 50),
+    grade(Fault::AclTableLate, Profile::Storage, 500),
+    grade(Fault::WallClockExpiry, Profile::Standard, 100),
+    grade(Fault::OutboxUnbounded, Profile::Watch, 300),
+    grade(Fault::CallLostOnReconnect, Profile::Standard, 50),
+];
+
+impl Grade {
+    /// Looks for the fault in the seeds of its budget; gives the first run that fails.
+    #[must_use]
+    pub fn find(&self, from: u64) -> Option<Report> {
+        let runs = (from..from + self.budget).map(|seed| with(self.fault, || run(seed, self.profile, 0)));
+        runs.into_iter().find(|report| report.violation.is_some())
+    }
+}

@@ -1,0 +1,562 @@
+//! A server: the real node, the real log and snapshots, and around them a driver that takes its time.
+//!
+//! What arrives waits for the server's next turn; a turn takes all that waits. Every piece of durable work ends with
+//! an event of its own, so it may come late, after others, or, if the server ends before, never.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxkeeper_node::{
+    ConnId, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap, Recovered, Role, Rules,
+    Settings, SnapshotStep,
+};
+use oxkeeper_proto::peer::notification::Notification;
+use oxkeeper_proto::{DecodeError, EnsembleConfig, Epoch, ServerId, SessionId, Zxid};
+use oxkeeper_storage::{
+    Aftermath, Directories, Disk, EpochFile, Fault, LogOptions, SimDisk, SnapshotTrigger, SnapshotWriter,
+    StorageError, TxnLog,
+};
+
+use crate::boot::{Booted, boot};
+use crate::chance::Chance;
+use crate::frames::Frames;
+use crate::network::{Arrival, Host, LinkId, Port, Side};
+use crate::queue::{MS, Nanos};
+use crate::world::{Event, Stage};
+
+mod conns;
+mod peers;
+mod work;
+
+use peers::Peers;
+use work::Work;
+
+/// What a server is told at its start, the same every time.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerHabits {
+    /// The unit of expiry.
+    pub tick_ms: i64,
+    /// A snapshot after about so many transactions.
+    pub snap_count: u64,
+    /// Zeros written ahead in the log.
+    pub prepare_bytes: u64,
+    /// A new log file after so many bytes; 0 for never.
+    pub log_bytes_max: u64,
+    /// What a turn takes at most.
+    pub turn: Nanos,
+    /// What a sync takes, on average.
+    pub sync: Nanos,
+    /// Whether znodes may have a time to live.
+    pub extended_types: bool,
+    /// Snapshots kept.
+    pub keep: usize,
+    /// Whether a leader always sends its snapshot.
+    pub force_snapshot: bool,
+    /// Bytes of its log that a leader reads for a learner.
+    pub log_sync_bytes: u64,
+}
+
+/// How a server's clocks run.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Its nanoseconds per nanosecond of the world.
+    pub rate: f64,
+    /// What its time of day is off by, in ms.
+    pub wall_offset_ms: i64,
+}
+
+/// Something that waits for a server's next turn.
+#[derive(Debug)]
+enum Incoming {
+    Net(LinkId, Side, Arrival),
+    /// What a server tells itself.
+    Vote(ServerId, Result<Notification, DecodeError>),
+    /// There is room for more of a snapshot.
+    LinkRoom(LinkId),
+    Tick,
+    Durable,
+    Housekeeping,
+}
+
+/// The end of something that a server's threads do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// The next turn.
+    Turn,
+    /// The node's deadline.
+    Alarm(Nanos),
+    /// The log thread is done with what it does.
+    Durable,
+    /// The other thread is.
+    Housekeeping,
+}
+
+#[derive(Debug)]
+struct Conn {
+    link: LinkId,
+    client: usize,
+    frames: Frames,
+    /// What the server has said, for the observer.
+    said: Frames,
+    greeted: bool,
+    closing: bool,
+    reading: bool,
+}
+
+#[derive(Debug)]
+enum Chore {
+    Snapshot(SnapshotStep),
+    Prepare(u64),
+}
+
+impl Chore {
+    fn is_snapshot(&self) -> bool {
+        matches!(self, Chore::Snapshot(_))
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+struct Process {
+    node: Node,
+    fx: Effects,
+    dirs: Directories,
+    log: TxnLog,
+    trigger: SnapshotTrigger,
+    started: Nanos,
+    inbox: VecDeque<Incoming>,
+    turn_planned: bool,
+    alarm: Option<Nanos>,
+    conns: BTreeMap<u32, (ConnId, Conn)>,
+    by_link: BTreeMap<LinkId, u32>,
+    generation: u32,
+    work: VecDeque<Work>,
+    /// What the log thread works on.
+    working: Vec<Work>,
+    chores: VecDeque<Chore>,
+    chore_planned: bool,
+    preparing: bool,
+    writer: Option<(SnapshotWriter, Option<i64>)>,
+    /// Whether the last snapshot came to nothing.
+    snapshot_failed: bool,
+    peers: Peers,
+    /// What it was when somebody looked last.
+    role: (Role, bool, Epoch),
+}
+
+/// A server, running or not.
+#[derive(Debug)]
+pub struct Server {
+    index: usize,
+    habits: ServerHabits,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// Which of its lives this is; events of earlier ones do not count.
+    life: u32,
+    process: Option<Box<Process>>,
+    paused_until: Nanos,
+    /// Its disk takes this much longer for everything.
+    pub slow_disk: Nanos,
+    chance: Chance,
+    /// Why it does not start, if it does not.
+    pub refused: Option<String>,
+    /// Its ensemble, unless it is alone.
+    ensemble: Option<Arc<EnsembleConfig>>,
+    /// Whether its disk was emptied since it last was level with the others.
+    pub emptied: bool,
+}
+
+/// Where servers keep their files.
+pub const DATA: &str = "/data";
+
+impl Server {
+    /// A server that has never run.
+    #[must_use]
+    pub fn new(
+        index: usize,
+        habits: ServerHabits,
+        ensemble: Option<Arc<EnsembleConfig>>,
+        clock: Clock,
+        chance: Chance,
+    ) -> Server {
+        Server {
+            index,
+            habits,
+            clock,
+            disk: SimDisk::quiet(),
+            life: 0,
+            process: None,
+            paused_until: 0,
+            slow_disk: 0,
+            chance,
+            refused: None,
+            ensemble,
+            emptied: false,
+        }
+    }
+
+    /// The number of the server with an index.
+    #[must_use]
+    pub fn id(index: usize) -> ServerId {
+        ServerId(i64::try_from(index + 1).unwrap_or(i64::MAX))
+    }
+
+    /// What it is, whether it serves, and in which epoch.
+    #[must_use]
+    pub fn role(&self) -> Option<(Role, bool, Epoch)> {
+        self.process.as_ref().map(|process| process.role)
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether it runs and, if it has an ensemble, is a working part of it.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let serving = |process: &Process| self.ensemble.is_none() || process.role.1;
+        self.process.as_ref().is_some_and(|process| serving(process))
+    }
+
+    /// Whether an event of this life still counts.
+    #[must_use]
+    pub fn is_current(&self, life: u32) -> bool {
+        self.life == life && self.is_up()
+    }
+
+    /// The node, if it runs.
+    #[must_use]
+    pub fn node(&self) -> Option<&Node> {
+        self.process.as_ref().map(|process| &process.node)
+    }
+
+    fn rules(&self) -> Rules {
+        let owners = OwnerRules { extended_types: self.habits.extended_types, emulate_353: false };
+        Rules { owners, ..Rules::DEFAULT }
+    }
+
+    fn settings(&mut self, now: Now) -> Settings {
+        let seed = self.chance.bits();
+        // As the driver makes it: the time of day in the middle, the server's number on top.
+        let clock = ((now.wall_ms << 24).cast_unsigned() >> 8).cast_signed();
+        let number = i64::try_from(self.index + 1).unwrap_or(1);
+        Settings {
+            tick_ms: self.habits.tick_ms,
+            session_timeout_min_ms: i32::try_from(self.habits.tick_ms * 2).unwrap_or(i32::MAX),
+            session_timeout_max_ms: i32::try_from(self.habits.tick_ms * 20).unwrap_or(i32::MAX),
+            first_session: SessionId(clock | number << 56),
+            reap: Reap { interval_ms: 7_000, per_minute_max: 10_000, never_used_ms: 20_000 },
+            ..Settings::standard(seed)
+        }
+    }
+
+    fn now(&self, world: Nanos) -> Now {
+        let started = self.process.as_ref().map_or(world, |process| process.started);
+        let mono = Duration::from_nanos(((world - started) as f64 * self.clock.rate) as u64);
+        Now { mono, wall_ms: self.wall_ms(world) }
+    }
+
+    fn wall_ms(&self, world: Nanos) -> i64 {
+        1_700_000_000_000 + i64::try_from(world / MS).unwrap_or(i64::MAX) + self.clock.wall_offset_ms
+    }
+
+    /// Time since this life's start by the server's own clock.
+    #[must_use]
+    pub fn mono(&self, world: Nanos) -> Duration {
+        self.now(world).mono
+    }
+
+    /// Starts it on what its disk holds.
+    pub fn start(&mut self, stage: &mut Stage) {
+        if self.is_up() {
+            return;
+        }
+        self.life += 1;
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let dirs = Directories::new(disk.clone(), Path::new(DATA), Path::new(DATA));
+        let now = self.now(stage.queue.now());
+        let settings = self.settings(now);
+        let booted = match boot(&dirs, self.rules(), settings.seed) {
+            Ok(booted) => booted,
+            Err(error) => return self.cannot_start(stage, &error),
+        };
+        self.refused = None;
+        let (last, snapshot_due) = (booted.tree.last_zxid(), booted.snapshot_due);
+        stage.observer.booted(self.index, &self.disk, last, booted.mismatches);
+        let options = LogOptions {
+            prepare_bytes: self.habits.prepare_bytes,
+            sync: true,
+            file_bytes_max: self.habits.log_bytes_max,
+        };
+        let trigger = SnapshotTrigger::new(self.habits.snap_count, None, self.chance.bits());
+        let log = TxnLog::new(disk, dirs.logs.clone(), options);
+        let mut fx = Effects::default();
+        let node = match self.make_node(settings, booted, &dirs, now, &mut fx) {
+            Ok(node) => node,
+            Err(error) => return self.cannot_start(stage, &error),
+        };
+        let process = Process {
+            node,
+            fx,
+            dirs,
+            log,
+            trigger,
+            started: stage.queue.now(),
+            inbox: VecDeque::new(),
+            turn_planned: false,
+            alarm: None,
+            conns: BTreeMap::new(),
+            by_link: BTreeMap::new(),
+            generation: 0,
+            work: VecDeque::new(),
+            working: Vec::new(),
+            chores: VecDeque::new(),
+            chore_planned: false,
+            preparing: false,
+            writer: None,
+            snapshot_failed: false,
+            peers: Peers::default(),
+            role: (Role::Standalone, false, Epoch(0)),
+        };
+        self.process = Some(Box::new(process));
+        let host = Host::Server(self.index);
+        stage.net.host_up(host);
+        stage.net.listen(host, Port::Client, true);
+        stage.net.listen(host, Port::Election, self.ensemble.is_some());
+        stage.counts.starts += 1;
+        let (at, index) = (stage.queue.now(), self.index);
+        stage.trace.note(at, || format!("server {index} starts at {last}"));
+        if snapshot_due {
+            self.step(stage, Input::TakeSnapshot);
+        }
+        self.carry_out(stage);
+    }
+
+    /// A node of its own, or a member of an ensemble by what its files say.
+    fn make_node(
+        &self,
+        settings: Settings,
+        booted: Booted,
+        dirs: &Directories,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Node, StorageError> {
+        let Some(ensemble) = &self.ensemble else { return Ok(Node::new(settings, booted.tree, now)) };
+        let epoch_of_log = booted.tree.last_zxid().epoch();
+        let epoch = |file: EpochFile| file.read(&*dirs.disk, &dirs.snapshots);
+        let id = Server::id(self.index);
+        let ensemble = EnsembleSettings {
+            observer: ensemble.is_observer(id),
+            init_limit: 10,
+            sync_limit: 4,
+            accepted_epoch: epoch(EpochFile::Accepted)?.unwrap_or(epoch_of_log),
+            current_epoch: epoch(EpochFile::Current)?.unwrap_or(epoch_of_log),
+            emptied: self.emptied,
+            force_snapshot: self.habits.force_snapshot,
+            log_sync_bytes: self.habits.log_sync_bytes,
+            ..EnsembleSettings::standard(id, Arc::clone(ensemble))
+        };
+        let state = Recovered { tree: booted.tree, recent: booted.recent };
+        Ok(Node::member(settings, ensemble, state, now, fx))
+    }
+
+    fn cannot_start(&mut self, stage: &mut Stage, error: &StorageError) {
+        let (at, index) = (stage.queue.now(), self.index);
+        stage.trace.note(at, || format!("server {index} does not start: {error}"));
+        self.refused = Some(error.to_string());
+        if self.disk.has_crashed() {
+            // The machine lost power again while it started.
+            self.disk = self.disk.after_crash(Aftermath::Some(self.chance.bits()));
+            self.refused = None;
+        }
+    }
+
+    /// Ends it. With `power` the machine goes, and with it what was not synced; otherwise only the process.
+    pub fn crash(&mut self, stage: &mut Stage, power: bool) {
+        let Some(process) = self.process.take() else { return };
+        let (at, index) = (stage.queue.now(), self.index);
+        let what = if power { "loses power" } else { "is killed" };
+        stage.trace.note(at, || format!("server {index} {what}"));
+        self.life += 1;
+        self.paused_until = 0;
+        // Whatever its parts would do at their end does not happen any more.
+        self.disk.fail_at(0, Fault::Crash);
+        drop(process);
+        self.disk = if power {
+            self.disk.after_crash(Aftermath::Some(self.chance.bits()))
+        } else {
+            self.disk.after_kill()
+        };
+        stage.net.host_down(&mut stage.queue, Host::Server(self.index), power);
+        stage.observer.went_down(self.index);
+    }
+
+    /// Has the machine lose power at one of its next steps on the disk.
+    pub fn crash_at_step(&mut self, steps: usize) {
+        self.disk.fail_at(steps, Fault::Crash);
+    }
+
+    /// Stands still for a while: nothing is read, no timer fires.
+    pub fn pause(&mut self, until: Nanos) {
+        self.paused_until = self.paused_until.max(until);
+    }
+
+    /// Something arrived for it.
+    pub fn arrived(&mut self, stage: &mut Stage, link: LinkId, side: Side, arrival: Arrival) {
+        let Some(process) = &mut self.process else { return };
+        process.inbox.push_back(Incoming::Net(link, side, arrival));
+        self.plan_turn(stage);
+    }
+
+    fn plan_turn(&mut self, stage: &mut Stage) {
+        let Some(process) = &mut self.process else { return };
+        if std::mem::replace(&mut process.turn_planned, true) {
+            return;
+        }
+        let delay = self.chance.below(self.habits.turn + 1);
+        let at = self.paused_until.max(stage.queue.now() + delay);
+        stage.queue.at(at, Event::Server(self.index, self.life, ServerEvent::Turn));
+    }
+
+    /// Something of its own is due.
+    pub fn wake(&mut self, stage: &mut Stage, event: ServerEvent) {
+        let now = stage.queue.now();
+        if now < self.paused_until {
+            // It stands still: what is due comes when it goes on.
+            return stage.queue.at(self.paused_until, Event::Server(self.index, self.life, event));
+        }
+        let Some(process) = &mut self.process else { return };
+        match event {
+            ServerEvent::Turn => return self.turn(stage),
+            ServerEvent::Alarm(at) if process.alarm == Some(at) => {
+                process.alarm = None;
+                process.inbox.push_back(Incoming::Tick);
+            }
+            ServerEvent::Alarm(_) => return,
+            ServerEvent::Durable => process.inbox.push_back(Incoming::Durable),
+            ServerEvent::Housekeeping => process.inbox.push_back(Incoming::Housekeeping),
+        }
+        self.plan_turn(stage);
+    }
+
+    /// Takes all that waits.
+    fn turn(&mut self, stage: &mut Stage) {
+        let Some(process) = &mut self.process else { return };
+        process.turn_planned = false;
+        let inbox = std::mem::take(&mut process.inbox);
+        for incoming in inbox {
+            match incoming {
+                Incoming::Net(link, side, arrival) => self.take_in(stage, link, side, arrival),
+                Incoming::Tick => self.step(stage, Input::Tick),
+                Incoming::Vote(from, message) => self.step(stage, Input::Notification { from, message }),
+                Incoming::LinkRoom(link) => self.link_has_room(stage, link),
+                Incoming::Durable => self.work_done(stage),
+                Incoming::Housekeeping => self.chore_done(stage),
+            }
+            if stage.has_failed() || !self.is_up() {
+                return;
+            }
+        }
+        self.carry_out(stage);
+    }
+
+    fn step(&mut self, stage: &mut Stage, input: Input<'_>) {
+        let now = self.now(stage.queue.now());
+        let Some(process) = &mut self.process else { return };
+        process.node.step(now, input, &mut process.fx);
+        stage.observer.applied(self.index, &process.node);
+    }
+
+    fn take_in(&mut self, stage: &mut Stage, link: LinkId, side: Side, arrival: Arrival) {
+        let is_peers = match &arrival {
+            Arrival::Accepted { port, .. } => *port != Port::Client,
+            _ => self.process.as_ref().is_some_and(|process| process.peers.has(link)),
+        };
+        if is_peers {
+            return self.take_in_peer(stage, link, side, arrival);
+        }
+        match arrival {
+            Arrival::Accepted { from, .. } => self.accepted(stage, link, from),
+            Arrival::Bytes(bytes) => self.read(stage, link, &bytes),
+            Arrival::Closed => self.closed(stage, link),
+            Arrival::Room => {
+                let Some(process) = &mut self.process else { return };
+                if let Some(slot) = process.by_link.get(&link) {
+                    let slot = *slot;
+                    self.flush(stage, slot);
+                }
+            }
+            Arrival::Connected | Arrival::Refused => {}
+        }
+    }
+
+    /// Does what the node wants done.
+    fn carry_out(&mut self, stage: &mut Stage) {
+        let Some(process) = &mut self.process else { return };
+        for (ticket, work) in process.fx.durable.drain(..) {
+            if let Durable::Append(proposal) = &work {
+                stage.observer.logged(self.index, proposal, stage.queue.now(), self.clock.rate);
+            }
+            process.work.push_back(Work::Durable(ticket, work));
+        }
+        process.work.extend(process.fx.peers.tasks.drain(..).map(Work::Task));
+        process.chores.extend(process.fx.snapshot.drain(..).map(Chore::Snapshot));
+        let dirty = std::mem::take(&mut process.fx.dirty);
+        for id in dirty {
+            self.flush(stage, id.index);
+        }
+        self.change_reading(stage);
+        self.close_finished(stage);
+        self.carry_out_peers(stage);
+        self.note_role(stage);
+        self.plan_work(stage);
+        self.plan_chore(stage);
+        self.plan_alarm(stage);
+    }
+
+    /// Notes what it has become.
+    fn note_role(&mut self, stage: &mut Stage) {
+        if self.ensemble.is_none() {
+            return;
+        }
+        let Some(process) = &mut self.process else { return };
+        let status = process.node.status();
+        let role = (status.role, status.serving, status.epoch);
+        if process.role == role {
+            return;
+        }
+        process.role = role;
+        let (now, index) = (stage.queue.now(), self.index);
+        let (what, serving, epoch) = role;
+        stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));
+        stage.observer.role_changed(index, role, now);
+        if serving && matches!(what, Role::Following | Role::Leading | Role::Observing) {
+            self.emptied = false;
+        }
+    }
+
+    fn plan_alarm(&mut self, stage: &mut Stage) {
+        let now = stage.queue.now();
+        let mono = self.mono(now);
+        let Some(process) = &mut self.process else { return };
+        let wait = process.node.deadline().saturating_sub(mono).as_nanos() as f64 / self.clock.rate;
+        // Timers are no finer than a millisecond.
+        let at = now.saturating_add((wait as u64).max(MS));
+        if process.alarm.is_none_or(|planned| planned > at) {
+            process.alarm = Some(at);
+            stage.queue.at(at, Event::Server(self.index, self.life, ServerEvent::Alarm(at)));
+        }
+    }
+
+    /// The newest transaction that it has applied.
+    #[must_use]
+    pub fn last_zxid(&self) -> Zxid {
+        self.node().map_or(Zxid::ZERO, Node::last_zxid)
+    }
+}

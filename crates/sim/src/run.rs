@@ -1,0 +1,174 @@
+//! A run: chaos, then everything is healed, then it must come together, then the books are checked.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+
+use oxkeeper_proto::Request;
+
+use crate::chance::Chance;
+use crate::checker;
+use crate::faults::FaultKind;
+use crate::observer::{Checked, Violation};
+use crate::queue::{Nanos, SECOND};
+use crate::swarm::{Profile, Swarm};
+use crate::trace::Trace;
+use crate::watches;
+use crate::world::{Counts, World};
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// The first invariant that did not hold.
+    pub violation: Option<Violation>,
+    /// The hash of all events.
+    pub hash: u64,
+    /// Virtual time.
+    pub time: Nanos,
+    /// Events.
+    pub events: u64,
+    /// What was counted.
+    pub counts: Counts,
+    /// Faults made.
+    pub faults: BTreeMap<FaultKind, u64>,
+    /// Checks made.
+    pub checked: Checked,
+    /// The last lines of what happened, if they were wanted.
+    pub trace: Vec<String>,
+}
+
+/// How long everything may take to come together once nothing is wrong any more.
+const CONVERGENCE: Nanos = 120 * SECOND;
+
+/// Runs a seed. The last `keep` lines of what happened are kept.
+#[must_use]
+pub fn run(seed: u64, profile: Profile, keep: usize) -> Report {
+    let trace = Trace::of(keep);
+    let mut chance = Chance::new(seed);
+    let swarm = Swarm::draw(profile, &mut chance);
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| run_swarm(seed, &swarm, &mut chance, trace.clone())));
+    ran.unwrap_or_else(|payload| panicked(seed, &*payload, &trace))
+}
+
+/// A server that finds its own state broken stops by a panic.
+fn panicked(seed: u64, payload: &(dyn Any + Send), trace: &Trace) -> Report {
+    let words = payload.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no words");
+    Report {
+        seed,
+        violation: Some(Violation { invariant: 10, what: format!("a server found itself broken: {words}") }),
+        hash: 0,
+        time: 0,
+        events: 0,
+        counts: Counts::default(),
+        faults: BTreeMap::new(),
+        checked: [0; 32],
+        trace: trace.lines(),
+    }
+}
+
+fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Report {
+    let mut world = World::new(swarm, chance, trace);
+    world.stage.trace.note(0, || format!("{swarm:#?}"));
+    world.start();
+    world.run_until(swarm.chaos);
+    heal(&mut world);
+    converge(&mut world);
+    audit(&mut world);
+    check_waiting(&mut world);
+    check(&mut world, swarm);
+    report(seed, world)
+}
+
+/// Nobody may wait for good.
+fn check_waiting(world: &mut World) {
+    let stage = &mut world.stage;
+    let waits = |call: &&crate::history::Call| call.result == crate::history::Outcome::Waiting;
+    if let Some(call) = stage.history.calls.iter().find(waits)
+        && !stage.has_failed()
+    {
+        let what = format!("client {} never hears what became of {:?}", call.client, call.request());
+        stage.violate(23, what);
+    }
+}
+
+/// The books: the whole history against the agreed order.
+fn check(world: &mut World, swarm: &Swarm) {
+    let stage = &mut world.stage;
+    if stage.has_failed() {
+        return;
+    }
+    let rules = checker::Rules {
+        config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
+        extended_types: swarm.server.extended_types,
+        reads_are_fresh: swarm.voters == 0,
+    };
+    let last = world.servers.iter().map(crate::process::Server::last_zxid).max().unwrap_or_default();
+    let order = stage.observer.final_order(last);
+    stage.observer.check_expiries(&order);
+    let checked = checker::verify(&stage.history, &order, rules).and_then(|replayed| {
+        let events = watches::verify(&stage.history, &replayed)?;
+        Ok((replayed, events))
+    });
+    match checked {
+        Ok((replayed, events)) => stage.observer.books_hold(&replayed, events),
+        Err(violation) => stage.violate(violation.invariant, violation.what),
+    }
+}
+
+fn report(seed: u64, world: World) -> Report {
+    let World { stage, planner, .. } = world;
+    Report {
+        seed,
+        violation: stage.observer.violation,
+        hash: stage.queue.hash.value(),
+        time: stage.queue.now(),
+        events: stage.queue.popped(),
+        counts: stage.counts,
+        faults: planner.made,
+        checked: stage.observer.checked,
+        trace: stage.trace.lines(),
+    }
+}
+
+fn heal(world: &mut World) {
+    let now = world.stage.queue.now();
+    world.stage.trace.note(now, || "everything is healed".to_owned());
+    world.planner.heal(&mut world.stage, &mut world.servers);
+    for client in &mut world.clients {
+        client.fall_quiet();
+    }
+}
+
+/// Every server runs and every client has a session and all its answers, in time.
+fn converge(world: &mut World) {
+    let until = world.stage.queue.now() + CONVERGENCE;
+    let settled = world.run_until_so(until, |world| {
+        world.servers.iter().all(crate::process::Server::serves)
+            && world.clients.iter().all(crate::client::Client::is_settled)
+    });
+    if !settled && !world.stage.has_failed() {
+        let servers =
+            world.servers.iter().map(|server| format!("up {} {:?}", server.is_up(), server.refused));
+        let clients = world.clients.iter().filter(|client| !client.is_settled());
+        let all: Vec<String> = servers.chain(clients.map(crate::client::Client::describe)).collect();
+        world.stage.violate(23, format!("no convergence in {} s: {}", CONVERGENCE / SECOND, all.join("; ")));
+    }
+}
+
+/// Every client reads everything that it knows of.
+fn audit(world: &mut World) {
+    for path in ["/", "/r0", "/r1", "/r2", "/r3", "/q", "/q/hot", "/locks"] {
+        world.ask_all(&Request::GetChildren2 { path: path.into(), watch: false });
+        world.ask_all(&Request::GetData { path: path.into(), watch: false });
+        world.ask_all(&Request::GetAcl { path: path.into() });
+    }
+    let until = world.stage.queue.now() + CONVERGENCE;
+    let settled =
+        world.run_until_so(until, |world| world.clients.iter().all(crate::client::Client::is_settled));
+    if !settled && !world.stage.has_failed() {
+        world.stage.violate(23, "the last reads are not answered".to_owned());
+    }
+}

@@ -1,0 +1,212 @@
+//! What a run is like, drawn from its seed: sizes, timings, which faults and operations there are at all.
+//!
+//! Each kind of fault and of operation is off in half of all runs, and rates differ by orders of magnitude: a little
+//! of everything hides what needs much of one thing.
+
+use oxkeeper_proto::ensemble::Member;
+use oxkeeper_proto::{EnsembleConfig, Zxid};
+
+use crate::chance::Chance;
+use crate::client::{Habits, USERS};
+use crate::faults::FaultKind;
+use crate::network::Weather;
+use crate::process::{Server, ServerHabits};
+use crate::queue::{MS, Nanos, SECOND};
+use crate::workload::Kind;
+
+/// What runs of a campaign have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Some of everything.
+    Standard,
+    /// Few requests, much virtual time.
+    Light,
+    /// Heavy faults of disks and power.
+    Storage,
+    /// Many short sessions.
+    Session,
+    /// Watches of all kinds.
+    Watch,
+    /// No faults at all: what fails here is not the faults' doing.
+    Calm,
+    /// An ensemble with some of everything.
+    Ensemble,
+    /// An ensemble whose leaders fall, and few requests.
+    Election,
+    /// An ensemble without faults.
+    CalmEnsemble,
+}
+
+impl Profile {
+    /// Every profile, by name.
+    pub const ALL: [(&'static str, Profile); 9] = [
+        ("standard", Profile::Standard),
+        ("light", Profile::Light),
+        ("storage", Profile::Storage),
+        ("session", Profile::Session),
+        ("watch", Profile::Watch),
+        ("calm", Profile::Calm),
+        ("ensemble", Profile::Ensemble),
+        ("election", Profile::Election),
+        ("calm-ensemble", Profile::CalmEnsemble),
+    ];
+
+    /// Whether it is about an ensemble.
+    #[must_use]
+    pub fn is_of_many(self) -> bool {
+        matches!(self, Profile::Ensemble | Profile::Election | Profile::CalmEnsemble)
+    }
+
+    fn is_calm(self) -> bool {
+        matches!(self, Profile::Calm | Profile::CalmEnsemble)
+    }
+}
+
+/// The configuration of one run.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    /// Number of servers.
+    pub servers: usize,
+    /// How many of them, from the first on, vote; the others observe. 0 for a server of its own.
+    pub voters: usize,
+    /// How servers are set up.
+    pub server: ServerHabits,
+    /// Whether their clocks run at different speeds.
+    pub skewed_clocks: bool,
+    /// Clients.
+    pub clients: Vec<(Kind, Habits)>,
+    /// Operations that nobody asks for, by bit.
+    pub without: u64,
+    /// The network without faults.
+    pub weather: Weather,
+    /// Kinds of fault, and the time between two of them on average.
+    pub faults: Vec<(FaultKind, Nanos)>,
+    /// How long there are faults.
+    pub chaos: Nanos,
+}
+
+impl Swarm {
+    /// The configuration of the ensemble, if there is one.
+    #[must_use]
+    pub fn ensemble(&self) -> Option<EnsembleConfig> {
+        if self.voters == 0 {
+            return None;
+        }
+        let member = |index: usize| {
+            let role = if index < self.voters { "participant" } else { "observer" };
+            let number = index + 1;
+            let line = format!("s{number}:2888:3888:{role};s{number}:2181");
+            Some((Server::id(index), Member::parse(&line).ok()?))
+        };
+        let members = (0..self.servers).filter_map(member).collect();
+        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+    }
+
+    /// Draws the configuration of a run.
+    #[must_use]
+    pub fn draw(profile: Profile, chance: &mut Chance) -> Swarm {
+        let tick_ms = i64::try_from(chance.one_of([200, 500, 1000, 2000])).unwrap_or(1000);
+        let server = ServerHabits {
+            tick_ms,
+            snap_count: chance.log_uniform(8, 3000),
+            prepare_bytes: chance.one_of([0, 4096, 65_536]),
+            log_bytes_max: chance.one_of([0, 0, 2000, 40_000]),
+            turn: chance.one_of([0, MS / 10, MS, 20 * MS]),
+            sync: chance.one_of([MS / 10, MS, 5 * MS, 40 * MS]),
+            extended_types: chance.happens(0.7),
+            keep: 3,
+            force_snapshot: chance.happens(0.1),
+            log_sync_bytes: chance.one_of([0, 3_000, 1 << 20]),
+        };
+        let weather = Weather {
+            floor: MS / 20,
+            mean: chance.log_uniform(MS / 20, 40 * MS),
+            tail: if chance.happens(0.3) { 0.02 } else { 0.0 },
+            split: chance.unit() * chance.unit(),
+            bandwidth: if chance.happens(0.1) { chance.log_uniform(20_000, 10_000_000) } else { 0 },
+        };
+        let chaos = match profile {
+            Profile::Light => chance.within(120..600) * SECOND,
+            Profile::Calm | Profile::CalmEnsemble => 20 * SECOND,
+            _ => chance.within(40..160) * SECOND,
+        };
+        let (voters, observers) = if profile.is_of_many() {
+            (chance.one_of([3, 3, 3, 5, 5, 4, 2, 7]), chance.one_of([0, 0, 1, 2]))
+        } else {
+            (0, 1)
+        };
+        let count = |n: u64| usize::try_from(n).unwrap_or(0);
+        let mut swarm = Swarm {
+            servers: count(voters + observers),
+            voters: count(voters),
+            server,
+            skewed_clocks: chance.happens(0.5),
+            clients: Vec::new(),
+            without: 0,
+            weather,
+            faults: Vec::new(),
+            chaos,
+        };
+        swarm.draw_clients(profile, chance);
+        swarm.draw_faults(profile, chance);
+        swarm
+    }
+
+    fn draw_clients(&mut self, profile: Profile, chance: &mut Chance) {
+        for bit in 1..64 {
+            // What makes something to look at is never left out.
+            if !matches!(bit, 1 | 15) && chance.happens(0.25) {
+                self.without |= 1 << bit;
+            }
+        }
+        let kinds: Vec<Kind> = Kind::ALL.iter().copied().filter(|_| chance.happens(0.5)).collect();
+        let count = 1 + chance.index(if profile == Profile::Light { 3 } else { 8 });
+        let rate = match profile {
+            Profile::Light | Profile::Election => 5,
+            _ => 40,
+        };
+        let timeout_ticks = chance.within(2..12);
+        for _ in 0..count {
+            let kind = match profile {
+                Profile::Watch if chance.happens(0.6) => Kind::Watch,
+                _ => chance.pick(&kinds).copied().unwrap_or(Kind::Register),
+            };
+            let restless = if profile == Profile::Session { 60 } else { chance.one_of([0, 0, 5, 20]) };
+            let users = (0..USERS.len()).filter(|_| chance.happens(0.3)).collect();
+            let tick_ms = u64::try_from(self.server.tick_ms).unwrap_or(1);
+            let (kind, flood) = match (kind, profile) {
+                // A flood is much for a run: not in every one, and one at a time.
+                (Kind::Flood, Profile::Watch) if self.clients.is_empty() => (kind, true),
+                (Kind::Flood, _) => (Kind::Register, false),
+                _ => (kind, false),
+            };
+            let habits = Habits {
+                timeout_ms: i32::try_from(tick_ms * timeout_ticks).unwrap_or(10_000),
+                pause: SECOND * count as u64 / rate,
+                pipeline: if flood { 100 } else { 1 + chance.index(8) },
+                users,
+                restless,
+                moves: chance.one_of([0, 2, 10]),
+                dies: if profile.is_calm() { 0 } else { chance.one_of([0, 0, 0, 1]) },
+            };
+            self.clients.push((kind, habits));
+        }
+    }
+
+    fn draw_faults(&mut self, profile: Profile, chance: &mut Chance) {
+        if profile.is_calm() {
+            self.weather = Weather::CALM;
+            return;
+        }
+        for kind in FaultKind::ALL {
+            let wanted = match profile {
+                Profile::Storage if kind.is_of_disks() => 0.9,
+                _ => 0.5,
+            };
+            let mean = chance.log_uniform(4, 120) * SECOND;
+            if chance.happens(wanted) && !(kind.needs_others() && self.servers < 3) {
+                self.faults.push((kind, mean));
+            }
+        }
+    }
+}

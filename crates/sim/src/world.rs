@@ -1,0 +1,237 @@
+//! A world: servers, clients, a network and disks in virtual time.
+
+use std::sync::Arc;
+
+use oxkeeper_proto::{Request, SessionId};
+
+use crate::chance::Chance;
+use crate::client::{Client, ClientEvent};
+use crate::faults::{FaultKind, Planner};
+use crate::history::{History, Seen};
+use crate::network::{Host, NetEvent, Network};
+use crate::observer::Observer;
+use crate::process::{Clock, Server, ServerEvent};
+use crate::queue::{Nanos, Queue, SECOND};
+use crate::swarm::Swarm;
+use crate::trace::Trace;
+use crate::workload::Workload;
+
+/// Something that is going to happen.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// In the network.
+    Net(NetEvent),
+    /// At a server, in one of its lives.
+    Server(usize, u32, ServerEvent),
+    /// At a client, on one of its connections.
+    Client(usize, u32, ClientEvent),
+    /// A server that is down is started again.
+    Restart(usize),
+    /// A fault.
+    Fault(FaultKind),
+    /// The end of a fault that lasts.
+    Mend(Mend),
+}
+
+/// What ends when a fault ends.
+#[derive(Debug, Clone)]
+pub enum Mend {
+    /// Everything that stands in the network's way.
+    Network,
+    /// The disk of this server is full, or slow.
+    Disk(usize),
+    /// One direction of one connection is stalled.
+    Stall(crate::network::LinkId, crate::network::Side),
+}
+
+/// What a run counted.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    /// Requests.
+    pub asked: u64,
+    /// Replies.
+    pub answered: u64,
+    /// Watch events.
+    pub events: u64,
+    /// Starts of servers.
+    pub starts: u64,
+    /// Batches of the log.
+    pub syncs: u64,
+    /// Servers that stopped because their disk failed.
+    pub disk_stops: u64,
+    /// Snapshots that came to nothing.
+    pub snapshots_failed: u64,
+    /// Sessions that ended although their clients did not ask for it.
+    pub sessions_lost: u64,
+}
+
+/// Everything but the hosts themselves: what they act through.
+#[derive(Debug)]
+pub struct Stage {
+    /// Time.
+    pub queue: Queue<Event>,
+    /// The network.
+    pub net: Network,
+    /// What clients did and saw.
+    pub history: History,
+    /// Who watches.
+    pub observer: Observer,
+    /// What happened, in words.
+    pub trace: Trace,
+    /// What was counted.
+    pub counts: Counts,
+}
+
+impl Stage {
+    /// Notes that an invariant does not hold.
+    pub fn violate(&mut self, invariant: u8, what: String) {
+        let now = self.queue.now();
+        self.trace.note(now, || format!("I{invariant} does not hold: {what}"));
+        self.observer.violate(invariant, what);
+    }
+
+    /// Whether the run is over because something did not hold.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.observer.violation.is_some()
+    }
+
+    /// A client saw something.
+    pub fn see(&mut self, client: usize, conn: u32, seen: Seen) {
+        self.history.see(client, conn, self.queue.now(), seen);
+    }
+
+    /// A client was told that its session is over.
+    pub fn session_refused(&mut self, _client: usize, session: SessionId) {
+        if session != SessionId::NONE {
+            self.counts.sessions_lost += 1;
+        }
+    }
+}
+
+/// A world.
+#[derive(Debug)]
+pub struct World {
+    /// What hosts act through.
+    pub stage: Stage,
+    /// The servers.
+    pub servers: Vec<Server>,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// Who makes faults.
+    pub planner: Planner,
+}
+
+impl World {
+    /// The world of a configuration, with nothing running yet.
+    #[must_use]
+    pub fn new(swarm: &Swarm, chance: &mut Chance, trace: Trace) -> World {
+        let stage = Stage {
+            queue: Queue::default(),
+            net: Network::new(chance.fork(), swarm.weather),
+            history: History::default(),
+            observer: Observer::new(swarm.servers, (0..swarm.voters).collect()),
+            trace,
+            counts: Counts::default(),
+        };
+        let ensemble = swarm.ensemble().map(Arc::new);
+        let servers = (0..swarm.servers).map(|index| {
+            let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
+            let clock = Clock { rate, wall_offset_ms: 0 };
+            Server::new(index, swarm.server, ensemble.clone(), clock, chance.fork())
+        });
+        let servers = servers.collect();
+        let clients = swarm.clients.iter().enumerate().map(|(index, (kind, habits))| {
+            let workload = Workload::new(*kind, index, swarm.without);
+            Client::new(index, swarm.servers, habits.clone(), workload, chance.fork())
+        });
+        let clients = clients.collect();
+        World { stage, servers, clients, planner: Planner::new(swarm, chance.fork()) }
+    }
+
+    /// Starts everything.
+    pub fn start(&mut self) {
+        for server in &mut self.servers {
+            server.start(&mut self.stage);
+        }
+        for client in &mut self.clients {
+            client.wake(&mut self.stage, ClientEvent::Dial);
+        }
+        self.planner.start(&mut self.stage);
+    }
+
+    /// Lets time pass, to an end or to the first invariant that does not hold.
+    pub fn run_until(&mut self, until: Nanos) {
+        while !self.stage.has_failed() {
+            self.pass_arrivals();
+            let Some(event) = self.stage.queue.pop(until) else { return };
+            self.handle(event);
+        }
+    }
+
+    /// Lets time pass until something is the case; tells whether it came to be.
+    pub fn run_until_so(&mut self, until: Nanos, is_so: impl Fn(&World) -> bool) -> bool {
+        while !self.stage.has_failed() {
+            if is_so(self) {
+                return true;
+            }
+            let step = (self.stage.queue.now() + SECOND / 10).min(until);
+            self.run_until(step);
+            if step == until {
+                return is_so(self);
+            }
+        }
+        false
+    }
+
+    fn pass_arrivals(&mut self) {
+        while let Some((host, link, side, arrival)) = self.stage.net.take_arrival() {
+            match host {
+                Host::Server(index) => {
+                    if let Some(server) = self.servers.get_mut(index) {
+                        server.arrived(&mut self.stage, link, side, arrival);
+                    }
+                }
+                Host::Client(index) => {
+                    if let Some(client) = self.clients.get_mut(index) {
+                        client.arrived(&mut self.stage, link, arrival);
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let World { stage, servers, clients, planner } = self;
+        match event {
+            Event::Net(event) => stage.net.handle(&mut stage.queue, event),
+            Event::Server(index, life, event) => {
+                if let Some(server) = servers.get_mut(index).filter(|server| server.is_current(life)) {
+                    server.wake(stage, event);
+                }
+            }
+            Event::Client(index, conn, event) => {
+                if let Some(client) = clients.get_mut(index).filter(|client| client.is_current(conn)) {
+                    client.wake(stage, event);
+                }
+            }
+            Event::Restart(index) => {
+                if let Some(server) = servers.get_mut(index) {
+                    server.start(stage);
+                    if !server.is_up() {
+                        planner.not_started(stage, server, index);
+                    }
+                }
+            }
+            Event::Fault(kind) => planner.strike(stage, servers, kind),
+            Event::Mend(mend) => planner.mend(stage, servers, &mend),
+        }
+    }
+
+    /// Has every client ask something now; those without a session do not.
+    pub fn ask_all(&mut self, request: &Request<'_>) {
+        for client in &mut self.clients {
+            client.ask(&mut self.stage, request);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Taking transactions back: what a server logged in an epoch that came to nothing, or all of it, when a leader's
+//! snapshot takes its place.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::Zxid;
+use tracing::info;
+
+use crate::directory::Directories;
+use crate::disk::Disk;
+use crate::error::StorageError;
+use crate::logread::{LogReader, ReadLimits};
+use crate::names;
+
+/// Removes every transaction after `last` from the log, and every snapshot that holds one, durably. Nobody may have
+/// the log open. What a loss of power leaves half done is a state in which no transaction up to `last` is missing.
+///
+/// # Errors
+/// No snapshot is left to begin from, or the disk failed: the server must stop.
+pub fn truncate(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<(), StorageError> {
+    match truncate_in_order(dirs, last, limits) {
+        Err(StorageError::Io { .. }) if is(Fault::TruncateFailureIgnored) => Ok(()),
+        truncated => truncated,
+    }
+}
+
+fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<(), StorageError> {
+    let disk = &*dirs.disk;
+    let mut snapshots: Vec<(Zxid, PathBuf)> =
+        named(disk, &dirs.snapshots, |name| names::parse_snapshot(name).map(|(zxid, _)| zxid))?;
+    snapshots.sort();
+    if snapshots.first().is_some_and(|(oldest, _)| *oldest > last) {
+        let what = format!("every snapshot is newer than {last}, up to which the leader wants the log cut");
+        return Err(StorageError::Refused(what));
+    }
+    // A snapshot that outlived the log's end would bring back what was taken.
+    remove(disk, &dirs.snapshots, snapshots.into_iter().filter(|(zxid, _)| *zxid > last))?;
+    let mut logs = named(disk, &dirs.logs, names::parse_log)?;
+    logs.sort();
+    let later: Vec<_> = logs.iter().filter(|(first, _)| *first > last).cloned().collect();
+    // The newest goes first, so that no gap is ever left.
+    for file in later.into_iter().rev() {
+        remove(disk, &dirs.logs, std::iter::once(file))?;
+    }
+    let Some((first, path)) = logs.into_iter().rfind(|(first, _)| *first <= last) else { return Ok(()) };
+    let end = end_of(dirs, first, last, limits)?;
+    info!("Cutting {} at {end}, after {last}", path.display());
+    let failed = |error| StorageError::io("cutting", &path, error);
+    let mut file = disk.open(&path).map_err(failed)?;
+    file.set_size(end).map_err(failed)?;
+    file.sync_data().map_err(failed)
+}
+
+/// Removes every log file, durably: a snapshot from the leader has taken their place, and no DIFF may be read across
+/// the gap between them and it.
+///
+/// # Errors
+/// The disk failed.
+pub fn remove_logs(dirs: &Directories) -> Result<(), StorageError> {
+    let mut logs = named(&*dirs.disk, &dirs.logs, names::parse_log)?;
+    logs.sort();
+    logs.reverse();
+    remove(&*dirs.disk, &dirs.logs, logs.into_iter())
+}
+
+/// Where the record after `last` begins in the file that begins with `first`.
+fn end_of(dirs: &Directories, first: Zxid, last: Zxid, limits: ReadLimits) -> Result<u64, StorageError> {
+    let before = Zxid(first.0.saturating_sub(1));
+    let mut reader = LogReader::after(Arc::clone(&dirs.disk), &dirs.logs, before, limits)?;
+    let mut end = reader.position();
+    while let Some(record) = reader.next_record()? {
+        if record.zxid > last {
+            break;
+        }
+        end = reader.position();
+    }
+    Ok(end)
+}
+
+fn named(
+    disk: &dyn Disk,
+    dir: &Path,
+    parse: impl Fn(&str) -> Option<Zxid>,
+) -> Result<Vec<(Zxid, PathBuf)>, StorageError> {
+    let entries = disk.list(dir).map_err(|error| StorageError::io("listing", dir, error))?;
+    Ok(entries.iter().filter_map(|entry| Some((parse(&entry.name)?, dir.join(&entry.name)))).collect())
+}
+
+fn remove(
+    disk: &dyn Disk,
+    dir: &Path,
+    files: impl Iterator<Item = (Zxid, PathBuf)>,
+) -> Result<(), StorageError> {
+    let mut any = false;
+    for (_, path) in files {
+        any = true;
+        disk.remove(&path).map_err(|error| StorageError::io("removing", &path, error))?;
+    }
+    if any { disk.sync_dir(dir).map_err(|error| StorageError::io("syncing", dir, error)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simdisk::{Aftermath, Fault as DiskFault, SimDisk};
+    use crate::snapwrite::SnapshotWriter;
+    use crate::txnlog::{LogOptions, TxnLog};
+
+    const LIMITS: ReadLimits = ReadLimits { record_bytes_max: 2 << 20 };
+
+    /// Logs of four records each, and snapshots at 0, 5 and 10.
+    fn written() -> (SimDisk, Directories) {
+        let disk = SimDisk::default();
+        let dirs = Directories::new(Arc::new(disk.clone()), Path::new("/d"), Path::new("/d"));
+        let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+        for batch in 0..3 {
+            let mut log = TxnLog::new(dirs.disk.clone(), dirs.logs.clone(), options);
+            for zxid in batch * 4 + 1..batch * 4 + 5 {
+                let mut payload = vec![7; 40];
+                payload[12..20].copy_from_slice(&i64::to_be_bytes(zxid));
+                log.append(Zxid(zxid), &payload);
+            }
+            log.commit().unwrap();
+        }
+        for zxid in [0, 5, 10] {
+            let disk = dirs.disk.clone();
+            let writer =
+                SnapshotWriter::create(disk, &dirs.snapshots, Zxid(zxid), names::Compression::None).unwrap();
+            writer.finish(None, true).unwrap();
+        }
+        (disk, dirs)
+    }
+
+    fn on(disk: &SimDisk) -> Directories {
+        Directories::new(Arc::new(disk.clone()), Path::new("/d"), Path::new("/d"))
+    }
+
+    fn records(dirs: &Directories) -> Vec<i64> {
+        let mut reader = LogReader::after(dirs.disk.clone(), &dirs.logs, Zxid::ZERO, LIMITS).unwrap();
+        let mut all = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            all.push(record.zxid.0);
+        }
+        all
+    }
+
+    fn newest_snapshot(dirs: &Directories) -> Option<i64> {
+        let snapshots = named(&*dirs.disk, &dirs.snapshots, |n| names::parse_snapshot(n).map(|(z, _)| z));
+        snapshots.unwrap().into_iter().map(|(zxid, _)| zxid.0).max()
+    }
+
+    #[test]
+    fn every_end_leaves_what_is_before_it() {
+        for last in 0..13 {
+            let (_, dirs) = written();
+            truncate(&dirs, Zxid(last), LIMITS).unwrap();
+            assert_eq!(records(&dirs), (1..=last).collect::<Vec<_>>());
+            assert_eq!(
+                newest_snapshot(&dirs),
+                Some(if last >= 10 {
+                    10
+                } else if last >= 5 {
+                    5
+                } else {
+                    0
+                })
+            );
+            let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+            let mut log = TxnLog::new(dirs.disk.clone(), dirs.logs.clone(), options);
+            let mut payload = vec![7; 40];
+            payload[12..20].copy_from_slice(&(1i64 << 32 | 1).to_be_bytes());
+            log.append(Zxid::new(1, 1), &payload);
+            log.commit().unwrap();
+            assert_eq!(records(&dirs).last(), Some(&(1 << 32 | 1)), "the next epoch goes on after {last}");
+        }
+    }
+
+    #[test]
+    fn a_loss_of_power_at_any_step_takes_nothing_that_was_to_stay() {
+        for step in 0..20 {
+            for seed in 0..10 {
+                let (disk, dirs) = written();
+                disk.fail_at(step, DiskFault::Crash);
+                let done = truncate(&dirs, Zxid(3), LIMITS);
+                let left = on(&disk.after_crash(Aftermath::Some(seed)));
+                let (found, snapshot) = (records(&left), newest_snapshot(&left).unwrap_or(0));
+                assert!(found.starts_with(&[1, 2, 3]), "step {step}, seed {seed}: {found:?}");
+                // What is found is what a start would find: no snapshot is newer than the log, and no gap is left.
+                assert!(snapshot <= *found.last().unwrap() && found.len() as i64 == *found.last().unwrap());
+                assert!(done.is_err() || (found.len(), snapshot) == (3, 0), "{found:?} {snapshot}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_snapshot_to_begin_from_nothing_is_taken() {
+        let (_, dirs) = written();
+        dirs.disk.remove(&dirs.snapshots.join("snapshot.0")).unwrap();
+        let refused = truncate(&dirs, Zxid(3), LIMITS).unwrap_err().to_string();
+        assert!(refused.contains("every snapshot is newer than 0x3"), "{refused}");
+        assert_eq!(records(&dirs).len(), 12);
+        remove_logs(&dirs).unwrap();
+        assert!(records(&dirs).is_empty());
+    }
+}
