@@ -68,6 +68,9 @@ impl Node {
             }
             Some(op) if is_write(op) => {
                 let call = Call { xid: header.xid, op, received_ms, large_bytes };
+                if self.opens_locally() && !self.admit_from_local(id, call, &reader, fx) {
+                    return;
+                }
                 match self.duty() {
                     Duty::Decides => self.admit_write(id, call, &mut reader, fx),
                     Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
@@ -75,6 +78,9 @@ impl Node {
                         self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
                     }
                 }
+            }
+            Some(OpCode::Sync) if self.duty() == Duty::ReadsOnly => {
+                self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
             }
             Some(op) if op == OpCode::Sync && self.syncs_with_others() => {
                 let call = Call { xid: header.xid, op, received_ms, large_bytes };

@@ -49,10 +49,13 @@ impl Node {
             self.answer_before_write(id, fx);
         }
         self.changes.wanted = !self.watches.is_empty();
-        let outcome = match self.tree.apply(&record, &mut self.changes) {
-            Ok(outcome) => outcome,
+        let (outcome, differs) = match self.tree.apply_and_compare(&record, &mut self.changes) {
+            Ok((outcome, differs)) => (outcome, differs.is_some()),
             Err(divergence) => panic!("{divergence}"),
         };
+        if differs {
+            self.state_differs(&record);
+        }
         self.pending.applied(proposal.zxid);
         if !is(Fault::WatchAfterReply) {
             self.notify(proposal.zxid, fx);

@@ -68,9 +68,14 @@ impl Node {
             conn.session = session;
             conn.phase = Phase::Opening;
         }
+        let is_local = self.opens_locally();
         if let Some(tracked) = self.expiry.get_mut(key) {
             tracked.owner = Owner::Here;
             tracked.conn = Some(id);
+            tracked.is_local = is_local;
+        }
+        if is_local {
+            return self.establish(id, key, fx);
         }
         if self.duty() == Duty::Forwards {
             return self.forward_session(id, session, timeout_ms, fx);
@@ -95,7 +100,12 @@ impl Node {
     ) {
         let session = request.session_id;
         let genuine = request.password == Some(&session::password(session)[..]);
-        if genuine && self.duty() == Duty::Forwards {
+        let is_local = self.is_local(session);
+        if self.duty() == Duty::ReadsOnly && !is_local && self.tree.session_timeout_ms(session).is_some() {
+            // It may be in use elsewhere; nobody is there to ask.
+            return self.close(id, fx);
+        }
+        if genuine && !is_local && self.duty() == Duty::Forwards {
             return self.revalidate(id, session, timeout_ms, fx);
         }
         let key = self
@@ -103,7 +113,8 @@ impl Node {
             .key(session)
             .filter(|key| genuine && self.expiry.get(*key).is_some_and(|tracked| !tracked.closing));
         // The session must be open, not merely proposed by somebody else's handshake.
-        let Some(key) = key.filter(|_| self.tree.session_timeout_ms(session).is_some()) else {
+        let is_open = is_local || self.tree.session_timeout_ms(session).is_some();
+        let Some(key) = key.filter(|_| is_open) else {
             info!("Invalid session {session} for client, probably expired");
             return self.refuse_session(id, fx);
         };
@@ -148,6 +159,7 @@ impl Node {
     pub(crate) fn establish(&mut self, id: ConnId, key: Key, fx: &mut Effects) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.phase = Phase::Open(key);
+        let is_read_only = matches!(&self.order, Order::Ensemble(member) if member.duty == Duty::ReadsOnly);
         conn.last_op = "SESS";
         conn.counts.sent += 1;
         self.counts.sent += 1;
@@ -155,7 +167,7 @@ impl Node {
             timeout_ms: conn.timeout_ms,
             session_id: conn.session,
             password: session::password(conn.session),
-            read_only: conn.read_only.map(|_| false),
+            read_only: conn.read_only.map(|_| is_read_only),
         };
         put_frame(fx.write(id), |out| response.encode(out));
         let address = conn.peer.0;

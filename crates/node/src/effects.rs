@@ -290,6 +290,8 @@ pub struct Status {
     pub last_logged: Zxid,
     /// Whom it follows; itself if it leads.
     pub leader: Option<ServerId>,
+    /// Transactions after which the state was not the leader's.
+    pub digest_mismatches: u64,
     /// Of a leader: voting learners that are in step, and all learners.
     pub learners: (usize, usize),
 }

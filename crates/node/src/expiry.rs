@@ -34,6 +34,8 @@ pub(crate) struct Tracked {
     pub(crate) closing: bool,
     /// Of a leader: which server's connection it is.
     pub(crate) owner: Owner,
+    /// Whether no other server knows it.
+    pub(crate) is_local: bool,
 }
 
 /// Whose connection a session is, as a leader knows it.
@@ -85,6 +87,7 @@ impl Expiry {
             address: None,
             closing: false,
             owner: Owner::Nobody,
+            is_local: false,
         };
         let key = self.sessions.insert(tracked);
         self.keys.insert(session, key);
@@ -116,10 +119,11 @@ impl Expiry {
         }
     }
 
-    /// A session and its timeout, if it was heard of since a time and is not closing.
+    /// A global session and its timeout, if it was heard of since a time and is not closing.
     pub(crate) fn heard_since(&self, key: Key, since_ms: i64) -> Option<(SessionId, i64)> {
         let tracked = self.sessions.get(key.0)?;
-        (tracked.heard_ms >= since_ms && !tracked.closing).then_some((tracked.session, tracked.timeout_ms))
+        let is_told = tracked.heard_ms >= since_ms && !tracked.closing && !tracked.is_local;
+        is_told.then_some((tracked.session, tracked.timeout_ms))
     }
 
     /// Gives a session another timeout, from now on.
@@ -146,6 +150,15 @@ impl Expiry {
 
     /// Sessions that have not been heard of for longer than their timeout. From now on they are closing.
     pub(crate) fn due(&mut self, now_ms: i64, out: &mut VecDeque<SessionId>) {
+        self.take_due(now_ms, false, out);
+    }
+
+    /// The same for a server that is not the one to end global sessions.
+    pub(crate) fn due_locals(&mut self, now_ms: i64, out: &mut VecDeque<SessionId>) {
+        self.take_due(now_ms, true, out);
+    }
+
+    fn take_due(&mut self, now_ms: i64, only_local: bool, out: &mut VecDeque<SessionId>) {
         while let Some(entry) = self.buckets.first_entry() {
             let boundary = *entry.key();
             if boundary > now_ms {
@@ -159,6 +172,11 @@ impl Expiry {
                     continue;
                 }
                 let bucket = self.bucket(tracked.heard_ms + tracked.timeout_ms);
+                if only_local && !tracked.is_local {
+                    let later = self.bucket(now_ms + tracked.timeout_ms);
+                    self.queue(session, later);
+                    continue;
+                }
                 if bucket <= now_ms {
                     if let Some(tracked) = self.keys.get(&session).and_then(|key| self.sessions.get_mut(*key))
                     {

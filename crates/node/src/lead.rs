@@ -11,6 +11,7 @@ use tracing::{debug, info};
 use crate::conn::Waiting;
 use crate::effects::Effects;
 use crate::expiry::Owner;
+use crate::local::has_ephemeral;
 use crate::member::Duty;
 use crate::node::{Node, Standing, is_write, millis};
 use crate::propose::Asked;
@@ -52,6 +53,10 @@ impl Node {
                         self.adopt_session(link, asked.session, *timeout_ms);
                     }
                     Request::CloseSession => self.begin_closing(asked.session),
+                    // Whoever makes an ephemeral must be known to all.
+                    _ if has_ephemeral(&request) && self.expiry.key(asked.session).is_none() => {
+                        who.standing = Err(ErrorCode::SESSIONEXPIRED);
+                    }
                     _ => who.standing = self.standing(asked.session, Owner::Learner(link)),
                 }
                 self.propose(&who, &request, fx)
@@ -84,7 +89,11 @@ impl Node {
     /// Source: `SessionTrackerImpl.checkSession`, 3.9.
     pub(crate) fn standing(&mut self, session: SessionId, asks: Owner) -> Standing {
         let Some(tracked) = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key)) else {
-            return Err(ErrorCode::SESSIONEXPIRED);
+            // Another server's local session, perhaps: it is not known here, and needs not be.
+            let is_elsewhere = self.as_member().is_some_and(|member| {
+                member.settings.local_sessions && session.0 >> 56 & 0xff != member.settings.me.0 & 0xff
+            });
+            return if is_elsewhere { Ok(()) } else { Err(ErrorCode::SESSIONEXPIRED) };
         };
         if tracked.closing {
             return Err(ErrorCode::SESSIONEXPIRED);
@@ -121,7 +130,7 @@ impl Node {
         let key = self
             .expiry
             .key(session)
-            .filter(|key| self.expiry.get(*key).is_some_and(|tracked| !tracked.closing));
+            .filter(|key| self.expiry.get(*key).is_some_and(|tracked| !tracked.closing && !tracked.is_local));
         let mut moved_from = None;
         if let Some(key) = key {
             self.expiry.retime(key, timeout_ms.into(), now_ms);

@@ -17,6 +17,7 @@ mod effects;
 mod expiry;
 mod lead;
 mod learn;
+mod local;
 mod member;
 mod node;
 mod peers;
@@ -45,6 +46,6 @@ pub use oxkeeper_tree::{
 // What a driver makes durable, and how it calls the connections between servers.
 pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket};
 pub use scarcity::{Memory, Scarcity};
-pub use settings::{DigestAlgorithm, EnsembleSettings, Reap, Settings};
+pub use settings::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;
 pub use watch::WatchSummary;

@@ -7,14 +7,14 @@ use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{SessionId, TxnRecord, Xid, path};
 use oxkeeper_tree::{Loader, Pending};
 use oxkeeper_zab::{Action, Agreement, Limits, Setup, Solo};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::conn::Phase;
 use crate::effects::{ConnId, Effects, Now, Role, Status};
 use crate::expiry::Expiry;
 use crate::node::{Node, millis};
 use crate::peers::{LinkEffect, Members, PeerInput, Recovered, Task};
-use crate::settings::{EnsembleSettings, Settings};
+use crate::settings::{DigestPolicy, EnsembleSettings, Settings};
 use crate::transfer::Transfers;
 
 /// With whom a node agrees.
@@ -56,8 +56,10 @@ pub(crate) struct Member {
     pub(crate) revalidating: BTreeMap<SessionId, ConnId>,
     /// Of a learner: when it told the leader last which sessions it has heard of.
     pub(crate) pinged_ms: i64,
-    /// Since when it looks for a leader.
+    /// When it may begin to serve readers, if it looks for a leader.
     pub(crate) looking_since_ms: i64,
+    /// Transactions after which the state was not the leader's.
+    pub(crate) digest_mismatches: u64,
 }
 
 impl Member {
@@ -115,6 +117,7 @@ impl Node {
             revalidating: BTreeMap::new(),
             pinged_ms: 0,
             looking_since_ms: i64::MAX,
+            digest_mismatches: 0,
         };
         member.agreement.start(millis(now.mono));
         let mut node = Node::new(settings, state.tree, now);
@@ -186,13 +189,21 @@ impl Node {
     fn act(&mut self, action: Action, fx: &mut Effects) {
         match action {
             Action::Notify(to, notification) => fx.peers.notifications.push((to, notification)),
-            Action::Dial { server, dial } => fx.peers.links.push(LinkEffect::Dial { server, dial }),
+            Action::Dial { server, dial } => {
+                self.stop_reading(fx);
+                fx.peers.links.push(LinkEffect::Dial { server, dial });
+            }
             Action::Send(link, packet) => self.send(link, packet, fx),
             Action::Close(link) => {
                 self.link_gone(link, fx);
                 fx.peers.links.push(LinkEffect::Close(link));
             }
-            Action::Listen(open) => fx.peers.listen = Some(open),
+            Action::Listen(open) => {
+                if open {
+                    self.stop_reading(fx);
+                }
+                fx.peers.listen = Some(open);
+            }
             Action::Durable(ticket, work) => fx.durable.push((ticket, work)),
             Action::ReadLog { task, from } => {
                 let bytes_max = self.as_member().map_or(0, |member| member.settings.log_sync_bytes);
@@ -308,6 +319,42 @@ impl Node {
         }
     }
 
+    /// A transaction has left another digest than the leader computed. Whoever computed it himself must stop.
+    ///
+    /// # Panics
+    /// Unless the settings say that a learner lives with it, or tries once to get the leader's state.
+    pub(crate) fn state_differs(&mut self, record: &TxnRecord<'_>) {
+        let (zxid, expected, found) = (record.header.zxid, record.digest, self.tree.digest());
+        let now_ms = millis(self.now.mono);
+        let forwards = self.duty() == Duty::Forwards;
+        let Order::Ensemble(member) = &mut self.order else {
+            panic!("digest {found} after {zxid}, where {expected:?} was agreed");
+        };
+        member.digest_mismatches += 1;
+        let policy = member.settings.digest_policy;
+        match policy {
+            DigestPolicy::Alarm if forwards => {
+                error!("Digests are not matching after {zxid}: expected {expected:?}, found {found}");
+            }
+            DigestPolicy::Resync if forwards && member.digest_mismatches == 1 => {
+                error!("Digest {found} after {zxid}, expected {expected:?}: taking the leader's whole state");
+                member.agreement.take_whole_state(now_ms, "the state differs from the leader's");
+            }
+            _ => panic!(
+                "transaction {zxid} does not fit the tree: digest {found} where {expected:?} was agreed"
+            ),
+        }
+    }
+
+    /// A leader is found: those who only read are let go, and find a server that does more.
+    fn stop_reading(&mut self, fx: &mut Effects) {
+        if self.duty() == Duty::ReadsOnly {
+            self.role_ended(fx);
+        } else if let Some(member) = self.as_member() {
+            member.looking_since_ms = i64::MAX;
+        }
+    }
+
     /// Keeps `/zookeeper/config` equal to the configuration in force. No transaction does that where none brought it.
     pub(crate) fn refresh_config(&mut self) {
         let Order::Ensemble(member) = &self.order else { return };
@@ -348,6 +395,7 @@ impl Node {
             last_logged: agreement.last_logged(),
             leader: agreement.leader(),
             learners: agreement.learners(),
+            digest_mismatches: member.digest_mismatches,
             ..Status::default()
         }
     }

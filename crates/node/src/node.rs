@@ -183,6 +183,8 @@ impl Node {
         if self.duty() == Duty::Decides {
             let expiry_ms = self.expiry.deadline_ms().unwrap_or(i64::MAX).max(self.expire_from_ms);
             soonest = soonest.min(expiry_ms).min(self.reap_at_ms);
+        } else if self.opens_locally() {
+            soonest = soonest.min(self.expiry.deadline_ms().unwrap_or(i64::MAX));
         }
         if let Order::Ensemble(member) = &self.order {
             soonest = soonest.min(member.deadline_ms());
@@ -254,6 +256,9 @@ impl Node {
             self.close_sessionless(now_ms, fx);
         }
         if self.duty() != Duty::Decides {
+            if self.opens_locally() {
+                self.expire_locals(fx);
+            }
             return;
         }
         self.notice_stall(now_ms);
@@ -303,6 +308,10 @@ impl Node {
             let Some(key) = self.expiry.key(session) else { continue };
             if let Some(tracked) = self.expiry.get_mut(key) {
                 info!("Expiring session {session}, timeout of {}ms exceeded", tracked.timeout_ms);
+            }
+            if self.is_local(session) {
+                self.close_local(session, fx);
+                continue;
             }
             self.sessions_expired += 1;
             self.propose_own(session, &Request::CloseSession, fx);

@@ -86,11 +86,24 @@ pub struct EnsembleSettings {
     pub leader_serves: bool,
     /// `zookeeper.forceSnapshotSync`.
     pub force_snapshot: bool,
+    /// What to do when the state is not the leader's.
+    pub digest_policy: DigestPolicy,
     /// Times of elections.
     pub timing: Timing,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
     /// `snapshotSizeFactor` times the newest snapshot's size.
     pub log_sync_bytes: u64,
+}
+
+/// What a learner does when a transaction leaves another digest than the leader computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestPolicy {
+    /// Stop at once.
+    Fatal,
+    /// Leave the leader and take its whole state; stop if it happens again.
+    Resync,
+    /// Say so, count it, and go on, as ZooKeeper does.
+    Alarm,
 }
 
 impl EnsembleSettings {
@@ -113,6 +126,7 @@ impl EnsembleSettings {
             read_only: false,
             leader_serves: true,
             force_snapshot: false,
+            digest_policy: DigestPolicy::Fatal,
             timing: Timing::DEFAULT,
             log_sync_bytes: 64 << 20,
         }

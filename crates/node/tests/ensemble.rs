@@ -8,7 +8,8 @@
 mod ensemble;
 
 use ensemble::{Ensemble, Seen};
-use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, Request};
+use oxkeeper_node::{DigestAlgorithm, EnsembleSettings, Settings, digest_id};
+use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, Reconfig, Request, SessionId};
 
 const OK: ErrorCode = ErrorCode::OK;
 
@@ -134,14 +135,30 @@ fn a_private_end_of_an_old_leader_is_cut_off() {
 #[test]
 fn whatever_happens_acknowledged_writes_survive() {
     if let Some(seed) = std::env::var("OXKEEPER_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        return storm(seed);
+        return storm(seed, false);
     }
     for seed in 0..seeds() {
-        storm(seed);
+        storm(seed, false);
     }
 }
 
-fn force_snapshots(_: &mut oxkeeper_node::Settings, ensemble: &mut oxkeeper_node::EnsembleSettings) {
+/// The same while members change their roles.
+#[test]
+fn whatever_happens_to_the_membership_acknowledged_writes_survive() {
+    if let Some(seed) = std::env::var("OXKEEPER_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        return storm(seed, true);
+    }
+    for seed in 0..seeds() {
+        storm(seed, true);
+    }
+}
+
+fn usual(settings: &mut Settings, _: &mut EnsembleSettings) {
+    settings.super_digest = Some(digest_id(b"super:secret", DigestAlgorithm::Sha1));
+}
+
+fn force_snapshots(settings: &mut Settings, ensemble: &mut EnsembleSettings) {
+    usual(settings, ensemble);
     ensemble.force_snapshot = true;
 }
 
@@ -149,11 +166,12 @@ fn seeds() -> u64 {
     std::env::var("OXKEEPER_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(40)
 }
 
-fn storm(seed: u64) {
+fn storm(seed: u64, reconfigures: bool) {
     println!("seed {seed}");
-    let (voters, observers) = [(3, 0), (3, 1), (5, 0)][(seed % 3) as usize];
+    let (voters, observers) =
+        if reconfigures { (3, 2) } else { [(3, 0), (3, 1), (5, 0)][(seed % 3) as usize] };
     // Half of them send snapshots only.
-    let change = if seed.is_multiple_of(2) { |_: &mut _, _: &mut _| {} } else { force_snapshots };
+    let change = if seed.is_multiple_of(2) { usual } else { force_snapshots };
     let mut e = Ensemble::with(voters, observers, seed, change);
     let all = voters + observers;
     for host in 0..all {
@@ -190,11 +208,25 @@ fn storm(seed: u64) {
                     continue;
                 }
                 let Some((at, xid)) = clients[host].filter(|(at, _)| !e.is_closed(*at)) else {
-                    let at = e.connect(host, oxkeeper_proto::SessionId::NONE, 4000);
+                    let at = e.connect(host, SessionId::NONE, 4000);
+                    e.send(
+                        at,
+                        -4,
+                        &Request::Auth { scheme: Some("digest".into()), auth: Some(b"super:secret") },
+                    );
                     clients[host] = Some((at, 0));
                     continue;
                 };
                 written += 1;
+                if reconfigures && e.rng.u8(..5) == 0 {
+                    let id = e.rng.usize(1..=all);
+                    let role = if e.rng.u8(..3) == 0 { "observer" } else { "participant" };
+                    let joining = format!("server.{id}=h{id}:2888:3888:{role};h{id}:2181");
+                    let (joining, leaving, new_members) = (Some(joining.into()), None, None);
+                    let change = Reconfig { joining, leaving, new_members, from_config: -1 };
+                    e.send(at, written * 2 + 1, &Request::Reconfig(change));
+                    continue;
+                }
                 let flags = i32::from(e.rng.u8(..4) == 0);
                 e.send(at, written * 2 + flags, &create(&format!("/n{written}"), flags));
                 clients[host] = Some((at, xid + 1));
@@ -229,7 +261,7 @@ fn storm(seed: u64) {
     e.assert_level();
     let (at, _) = e.client(0, 4000);
     // Those of odd number were ephemerals.
-    let persistent = acknowledged.into_iter().filter(|xid| xid % 2 == 0).map(|xid| xid / 2);
+    let persistent = acknowledged.into_iter().filter(|xid| *xid > 0 && xid % 2 == 0).map(|xid| xid / 2);
     for (n, written) in persistent.enumerate() {
         assert_eq!(e.ask(at, n as i32 + 1, &exists(&format!("/n{written}"))), OK, "seed {seed}");
     }

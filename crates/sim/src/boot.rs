@@ -1,5 +1,6 @@
 //! A server's start: from what is on its disk to a tree, as the driver of a real server does it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use oxkeeper_node::{Loader, Proposal, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
     Candidate, Compression, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader,
-    SnapshotWriter, StorageError, Tear, candidates, cut, settle,
+    SnapshotWriter, StorageError, Tear, candidates, cut, newest_named, settle,
 };
 
 /// The longest record.
@@ -30,14 +31,29 @@ pub struct Booted {
     pub is_empty: bool,
 }
 
-/// Reads the state and makes the directory ready to go on with.
+/// What is on a disk, as far as it can be read.
+#[derive(Debug)]
+pub struct State {
+    /// The state.
+    pub tree: Tree,
+    /// The newest transactions of the log.
+    pub recent: Vec<Proposal>,
+    snapshot: Option<Zxid>,
+    replayed: u64,
+    mismatches: u64,
+    tear: Option<Tear>,
+    end: Option<(PathBuf, u64)>,
+}
+
+const LIMITS: ReadLimits = ReadLimits { record_bytes_max: RECORD_BYTES_MAX };
+
+/// Reads the state; writes nothing.
 ///
 /// # Errors
 /// What a real server would refuse to start on, or a failure of the disk.
-pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, StorageError> {
+pub fn read_state(dirs: &Directories, rules: Rules, seed: u64) -> Result<State, StorageError> {
     let (mut tree, snapshot, fuzzy_until) = newest_tree(dirs, rules, seed)?;
-    let limits = ReadLimits { record_bytes_max: RECORD_BYTES_MAX };
-    let mut reader = LogReader::after(dirs.disk.clone(), &dirs.logs, tree.last_zxid(), limits)?;
+    let mut reader = LogReader::after(dirs.disk.clone(), &dirs.logs, tree.last_zxid(), LIMITS)?;
     let (mut recent, mut mismatches, mut replayed) = (Vec::new(), 0, 0u64);
     while let Some(record) = reader.next_record()? {
         let txn = TxnRecord::decode(record.payload).map_err(|error| {
@@ -51,20 +67,48 @@ pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, Stora
     if recent.len() > RECENT {
         recent.drain(..recent.len() - RECENT);
     }
-    let tear: Option<Tear> = reader.tear().cloned();
+    check_passed(dirs, snapshot, tree.last_zxid(), mismatches)?;
+    let tear = reader.tear().cloned();
+    let end = reader.end().map(|(path, end)| (path.to_owned(), end));
     tree.drop_orphans();
+    Ok(State { tree, recent, snapshot, replayed, mismatches, tear, end })
+}
+
+/// Reads the state and makes the directory ready to go on with.
+///
+/// # Errors
+/// As [`read_state`], or the disk is full.
+pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, StorageError> {
+    let state = read_state(dirs, rules, seed)?;
     dirs.clean()?;
-    if let Some(tear) = tear {
-        cut(&*dirs.disk, &tear)?;
+    if let Some(tear) = &state.tear {
+        cut(&*dirs.disk, tear)?;
     }
-    if let Some(end) = reader.end() {
-        settle(&*dirs.disk, &dirs.logs, end, limits)?;
+    if let Some((path, end)) = &state.end {
+        settle(&*dirs.disk, &dirs.logs, (path, *end), LIMITS)?;
     }
-    let is_empty = snapshot.is_none() && replayed == 0;
+    let is_empty = state.snapshot.is_none() && state.replayed == 0;
     if is_empty {
         write_first_snapshot(dirs, rules)?;
     }
+    let State { tree, recent, replayed, mismatches, .. } = state;
     Ok(Booted { tree, recent, snapshot_due: replayed > 0, mismatches, is_empty })
+}
+
+/// As a real server does: what a damaged snapshot held must be in the log as well.
+fn check_passed(
+    dirs: &Directories,
+    begun: Option<Zxid>,
+    last: Zxid,
+    mismatches: u64,
+) -> Result<(), StorageError> {
+    match newest_named(&*dirs.disk, &dirs.snapshots)? {
+        Some((newest, _)) if newest.zxid > last || Some(newest.zxid) > begun && mismatches > 0 => {
+            let what = format!("{} is damaged, and the log does not make up for it", newest.path.display());
+            Err(StorageError::Refused(what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An empty directory: the first snapshot comes before the first record.

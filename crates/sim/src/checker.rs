@@ -39,8 +39,10 @@ pub struct Restored {
 }
 
 /// Which rules the servers go by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Rules {
+    /// The text of the ensemble's configuration; empty where there is none.
+    pub config: String,
     /// Whether znodes may have a time to live.
     pub extended_types: bool,
     /// Whether a read must show every write that was answered before it was asked: so it is with one server.
@@ -71,7 +73,7 @@ pub fn verify(
 ) -> Result<Replayed, Violation> {
     let mut replay = Replay {
         history,
-        model: Model::new(rules.extended_types),
+        model: Model::of(rules.extended_types, &rules.config),
         writes: BTreeMap::new(),
         done: BTreeSet::new(),
         out: Replayed::default(),
@@ -96,13 +98,14 @@ pub fn verify(
         replay.apply(*zxid, payload)?;
     }
     for (at, index) in reads {
-        if at > before {
+        // An epoch begins with a zxid that no transaction has.
+        if at > before && at.counter() > 0 {
             return Err(violation(7, format!("a read was answered at {at}, the order ends at {before}")));
         }
         replay.read(index)?;
     }
     replay.check_lost_writes()?;
-    check_real_time(history, rules)?;
+    check_real_time(history, &rules)?;
     Ok(replay.out)
 }
 
@@ -214,24 +217,26 @@ impl Replay<'_> {
             // What cannot be read fails as such.
             return self.settle(zxid, index, call, Err(refused.unwrap_or(ErrorCode::MARSHALLINGERROR)));
         };
-        let writer =
-            Writer { session: header.session.0, identities: &call.identities, zxid, time: header.time };
+        let is_over = !self.model.sessions.contains_key(&header.session.0);
+        let writer = Writer {
+            session: header.session.0,
+            identities: &call.identities,
+            zxid,
+            time: header.time,
+            standing: if is_over { Err(ErrorCode::SESSIONEXPIRED) } else { Ok(()) },
+        };
         if let (Some(ErrorCode::MARSHALLINGERROR), Request::Multi(_)) = (refused, &request) {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::MARSHALLINGERROR));
         }
-        // A session that is being closed cannot write any more.
-        if !self.model.sessions.contains_key(&header.session.0) && refused.is_none() {
-            return Err(violation(13, format!("{zxid} is a write of {}, which is over", header.session)));
-        }
-        if refused.is_some_and(|code| code == ErrorCode::SESSIONEXPIRED || code == ErrorCode::SESSIONMOVED) {
+        if refused == Some(ErrorCode::SESSIONMOVED) {
             self.model.changes.clear();
-            return self.settle(zxid, index, call, Err(refused.unwrap_or(ErrorCode::SESSIONEXPIRED)));
+            return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
         }
         let expected = self.model.write(writer, &request);
         if expected.as_ref().err().copied() != refused {
             let what = format!("{zxid} came to {refused:?}, the model says {expected:?} of {request:?}");
-            return Err(violation(12, what));
+            return Err(violation(if is_over { 13 } else { 12 }, what));
         }
         self.settle(zxid, index, call, expected.as_ref().map_err(|code| *code))
     }
@@ -404,7 +409,7 @@ fn sort(reply: Reply<'_>) -> Reply<'_> {
 
 /// A write asked for after another one was answered has the higher place; what a `sync` brought is no older than what
 /// was answered before it.
-fn check_real_time(history: &History, rules: Rules) -> Result<(), Violation> {
+fn check_real_time(history: &History, rules: &Rules) -> Result<(), Violation> {
     let mut returns: Vec<(Nanos, Zxid)> = Vec::new();
     for call in history.calls.iter().filter(|call| is_write(call.op)) {
         if let Some(told) = call.told().filter(|told| told.zxid.0 > 0) {

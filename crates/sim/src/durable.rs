@@ -15,6 +15,7 @@ struct File {
     rewrites: u32,
     read: usize,
     last: Option<Zxid>,
+    all: Vec<Zxid>,
 }
 
 /// The durable log of one server.
@@ -40,6 +41,12 @@ impl DurableLog {
         logged.unwrap_or(Zxid::ZERO).max(self.newest_snapshot)
     }
 
+    /// Whether the transaction is in the log, or in a snapshot.
+    #[must_use]
+    pub fn holds(&self, zxid: Zxid) -> bool {
+        zxid <= self.newest_snapshot || self.files.values().any(|file| file.all.binary_search(&zxid).is_ok())
+    }
+
     /// Reads what has become durable since; gives those transactions.
     pub fn refresh(&mut self, disk: &SimDisk) -> Vec<(Zxid, Bytes)> {
         let mut fresh = Vec::new();
@@ -54,7 +61,7 @@ impl DurableLog {
             let mut file = files
                 .remove(&first)
                 .filter(|file| file.inode == inode && file.rewrites == rewrites)
-                .unwrap_or(File { inode, rewrites, read: HEADER, last: None });
+                .unwrap_or(File { inode, rewrites, read: HEADER, last: None, all: Vec::new() });
             if (file.read as u64) < len {
                 file.read_on(&disk.durable_bytes(inode, file.read), &mut fresh);
             }
@@ -80,6 +87,7 @@ impl File {
             let zxid = Zxid(i64::from_be_bytes(*zxid));
             fresh.push((zxid, Bytes::copy_from_slice(payload)));
             self.last = Some(zxid);
+            self.all.push(zxid);
             self.read += 12 + len + 1;
             rest = tail.get(len + 1..).unwrap_or_default();
         }

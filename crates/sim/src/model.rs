@@ -67,6 +67,8 @@ pub struct Writer<'a> {
     pub zxid: Zxid,
     /// Its time.
     pub time: i64,
+    /// What is wrong with the session, if anything.
+    pub standing: Result<(), ErrorCode>,
 }
 
 /// The whole state.
@@ -88,6 +90,20 @@ const DELETED: i32 = 2;
 const CHANGED: i32 = 3;
 
 impl Model {
+    /// The state before the first transaction, of servers whose configuration reads so.
+    #[must_use]
+    pub fn of(extended_types: bool, config: &str) -> Model {
+        let mut model = Model::new(extended_types);
+        if config.is_empty() {
+            return model;
+        }
+        model.change("/zookeeper/config", |node| {
+            // Set anew at every start, as no transaction did it.
+            (node.data, node.version) = (Some(config.as_bytes().to_vec()), -1);
+        });
+        model
+    }
+
     /// The state before the first transaction.
     #[must_use]
     pub fn new(extended_types: bool) -> Model {
@@ -267,6 +283,9 @@ impl Model {
     }
 
     fn one<'r>(&mut self, writer: Writer<'_>, request: &'r Request<'r>) -> Result<OpResult<'r>, ErrorCode> {
+        if !matches!(request, Request::Create(_)) {
+            writer.standing?;
+        }
         match request {
             Request::Create(create) => self.create(writer, create),
             Request::Delete { path, version } => {
@@ -336,6 +355,7 @@ impl Model {
         if mode.ttl != is_ttl || is_ttl && !(1..=TTL_MAX).contains(&create.ttl) {
             return Err(ErrorCode::BADARGUMENTS);
         }
+        writer.standing?;
         if !is_plausible(&create.path) {
             return Err(ErrorCode::BADARGUMENTS);
         }
@@ -611,7 +631,7 @@ mod tests {
     use super::*;
 
     fn writer(zxid: i64) -> Writer<'static> {
-        Writer { session: 7, identities: &[], zxid: Zxid(zxid), time: zxid * 10 }
+        Writer { session: 7, identities: &[], zxid: Zxid(zxid), time: zxid * 10, standing: Ok(()) }
     }
 
     fn create(path: &str, flags: i32) -> Request<'_> {

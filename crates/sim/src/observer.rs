@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oxkeeper_node::{Node, OUTBOX_BYTES};
+use oxkeeper_node::{Node, OUTBOX_BYTES, Proposal};
 use oxkeeper_proto::{
     ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
 };
 use oxkeeper_storage::SimDisk;
+
+mod quorum;
+
+use quorum::Reigns;
 
 use crate::durable::DurableLog;
 use crate::network::LinkId;
@@ -30,10 +34,8 @@ pub struct SessionFacts {
     pub client: usize,
     /// Its timeout.
     pub timeout: Nanos,
-    /// When a server last heard of it.
-    pub heard: Nanos,
-    /// When it had heard of it before: what a turn takes in after it ended the session came too late.
-    pub heard_before: Nanos,
+    /// When it was asked for.
+    pub begun: Nanos,
     /// The connection that it is served on.
     pub link: LinkId,
 }
@@ -61,15 +63,22 @@ pub struct Observer {
     by_link: BTreeMap<LinkId, SessionId>,
     /// When a server was asked for a session on a connection that has none yet. A session's time runs from there.
     asked: BTreeMap<LinkId, Nanos>,
+    /// Sessions that servers proposed to end, by transaction: what was wrong with that, if anything.
+    expiries: BTreeMap<Zxid, Option<String>>,
+    /// By session and server: when one that leads heard of it last, and the time before that.
+    heard: BTreeMap<(SessionId, usize), (Nanos, Nanos)>,
     /// How often each invariant was put to the test.
     pub checked: Checked,
     standalone: bool,
+    /// The servers that vote.
+    voters: Vec<usize>,
+    reigns: Reigns,
 }
 
 impl Observer {
-    /// One who watches so many servers.
+    /// One who watches so many servers, of which these vote; none does if there is one of its own.
     #[must_use]
-    pub fn new(servers: usize) -> Observer {
+    pub fn new(servers: usize, voters: Vec<usize>) -> Observer {
         Observer {
             violation: None,
             logs: (0..servers).map(|_| DurableLog::default()).collect(),
@@ -81,8 +90,12 @@ impl Observer {
             sessions: BTreeMap::new(),
             by_link: BTreeMap::new(),
             asked: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            heard: BTreeMap::new(),
             checked: [0; 32],
-            standalone: servers == 1,
+            standalone: voters.is_empty(),
+            voters,
+            reigns: Reigns::default(),
         }
     }
 
@@ -113,6 +126,7 @@ impl Observer {
             // What was on its way and got lost was never promised to anybody.
             self.agreed.split_off(&Zxid(last.0 + 1));
             self.applied.split_off(&Zxid(last.0 + 1));
+            self.expiries.split_off(&Zxid(last.0 + 1));
         }
         if let Some(known) = self.last_applied.get_mut(server) {
             *known = last;
@@ -134,6 +148,9 @@ impl Observer {
     pub fn synced(&mut self, server: usize, disk: &SimDisk) {
         let Some(log) = self.logs.get_mut(server) else { return };
         let fresh = log.refresh(disk);
+        if !self.standalone {
+            self.check_epochs(server, disk);
+        }
         for (zxid, payload) in fresh {
             let known = self.agreed.entry(zxid).or_insert_with(|| payload.clone());
             let same = *known == payload;
@@ -144,12 +161,16 @@ impl Observer {
     }
 
     /// A transaction is handed to the log of a server whose clock runs at this rate.
-    pub fn logged(&mut self, zxid: Zxid, payload: &[u8], now: Nanos, rate: f64) {
+    pub fn logged(&mut self, server: usize, proposal: &Proposal, now: Nanos, rate: f64) {
+        let (zxid, payload) = (proposal.zxid, &proposal.payload);
+        // Learners log what their leader has decided before.
+        let is_new = self.standalone || !self.proposed.contains_key(&zxid);
         if let Ok(header) = TxnHeader::decode(&mut Reader::new(payload))
+            && is_new
             && header.op == OpCode::CloseSession
             && header.cxid.0 == 0
         {
-            self.expired(header.session, now, rate);
+            self.expired(server, zxid, header.session, now, rate);
         }
         if self.standalone {
             self.proposed.insert(zxid, now);
@@ -172,6 +193,9 @@ impl Observer {
         }
         if header.zxid > self.visible {
             self.visible = header.zxid;
+            if !self.standalone {
+                self.check_quorum(header.zxid, "was shown to a client");
+            }
         }
         if self.standalone {
             if self.durable_last(server) < header.zxid {
@@ -192,7 +216,9 @@ impl Observer {
             return;
         }
         let before = std::mem::replace(known, last);
-        self.check(4, last > before, || format!("server {server} goes back from {before} to {last}"));
+        // A member may have to give back what was never agreed.
+        let forward = last > before || !self.standalone;
+        self.check(4, forward, || format!("server {server} goes back from {before} to {last}"));
         let digest = node.digest();
         let agreed = *self.applied.entry(last).or_insert(digest);
         self.check(10, agreed == digest, || {
@@ -208,28 +234,29 @@ impl Observer {
     }
 
     /// A server heard a client on a connection. Only the one that its session is served on keeps the session alive.
-    pub fn heard(&mut self, link: LinkId, frame: &[u8], now: Nanos) {
+    pub fn heard(&mut self, server: usize, link: LinkId, frame: &[u8], now: Nanos) {
         // Auth packets are no sign of life, in ZooKeeper neither.
         let op = RequestHeader::decode(&mut Reader::new(frame)).ok().map(|header| header.op);
         if op == Some(OpCode::Auth.number()) || op == Some(OpCode::Sasl.number()) {
             return;
         }
-        if let Some(session) = self.by_link.get(&link)
-            && let Some(facts) = self.sessions.get_mut(session)
-            && facts.link == link
-        {
-            if facts.heard < now {
-                facts.heard_before = facts.heard;
+        let session = self.by_link.get(&link).copied();
+        match session {
+            None => {
+                self.asked.entry(link).or_insert(now);
             }
-            facts.heard = now;
-        }
-        if !self.by_link.contains_key(&link) {
-            self.asked.entry(link).or_insert(now);
+            // What a learner hears its leader does not know yet.
+            Some(session)
+                if self.leads(server) && self.sessions.get(&session).is_some_and(|f| f.link == link) =>
+            {
+                self.touched(server, session, now);
+            }
+            Some(_) => {}
         }
     }
 
     /// A server has told a client which session its connection has.
-    pub fn greeted(&mut self, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
+    pub fn greeted(&mut self, server: usize, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
         let Ok(response) = ConnectResponse::decode(frame) else { return };
         let session = response.session_id;
         if session == SessionId::NONE {
@@ -237,11 +264,15 @@ impl Observer {
         }
         let timeout = u64::try_from(response.timeout_ms).unwrap_or(0) * MS;
         self.by_link.insert(link, session);
-        let heard = self.asked.remove(&link).unwrap_or(now);
-        let facts = SessionFacts { client, timeout, heard, heard_before: heard, link };
+        let begun = self.asked.remove(&link).unwrap_or(now);
+        let facts = SessionFacts { client, timeout, begun, link };
+        let leads = self.leads(server);
         let known = self.sessions.entry(session).or_insert(facts);
         let whose = known.client;
-        *known = SessionFacts { client: whose, ..facts };
+        (known.timeout, known.link) = (timeout, link);
+        if leads {
+            self.heard.insert((session, server), (begun, begun));
+        }
         self.check(13, whose == client, || {
             format!("{session} belongs to client {whose} and was given to client {client}")
         });
@@ -259,17 +290,31 @@ impl Observer {
         }
     }
 
-    /// A server proposed to end a session by itself; `rate` is its clock's.
-    fn expired(&mut self, session: SessionId, now: Nanos, rate: f64) {
+    /// A server proposed to end a session by itself; `rate` is its clock's. If that was too early it is an offence once
+    /// it is agreed: one who leads no more may propose what he likes.
+    fn expired(&mut self, server: usize, zxid: Zxid, session: SessionId, now: Nanos, rate: f64) {
         let Some(facts) = self.sessions.get(&session).copied() else { return };
-        let heard = if facts.heard == now { facts.heard_before } else { facts.heard };
+        let last = self.heard.get(&(session, server)).copied().unwrap_or_default();
+        // What a turn takes in after it has ended the session came too late.
+        let heard = if last.0 == now { last.1 } else { last.0 };
+        let heard = heard.max(facts.begun).max(self.reign_began(server));
         let silence = (now.saturating_sub(heard)) as f64 * rate;
-        self.check(14, silence >= facts.timeout as f64, || {
+        let early = (silence < facts.timeout as f64).then(|| {
             format!(
-                "{session} expires after {} ms of silence, its timeout is {} ms",
+                "{session} expires by {zxid} after {} ms of silence, its timeout is {} ms",
                 silence as u64 / MS,
                 facts.timeout / MS
             )
         });
+        self.expiries.insert(zxid, early);
+    }
+
+    /// Looks at the expiries that were agreed.
+    pub fn check_expiries(&mut self, order: &BTreeMap<Zxid, Bytes>) {
+        for (zxid, early) in std::mem::take(&mut self.expiries) {
+            if order.contains_key(&zxid) {
+                self.check(14, early.is_none(), || early.clone().unwrap_or_default());
+            }
+        }
     }
 }

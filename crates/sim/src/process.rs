@@ -4,28 +4,34 @@
 //! an event of its own, so it may come late, after others, or, if the server ends before, never.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use oxkeeper_node::{
-    ConnId, Durable, Effects, Input, Node, Now, OwnerRules, Reap, Rules, Settings, SnapshotStep, Ticket,
+    ConnId, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap, Recovered, Role, Rules,
+    Settings, SnapshotStep,
 };
-use oxkeeper_proto::{SessionId, Zxid};
+use oxkeeper_proto::peer::notification::Notification;
+use oxkeeper_proto::{DecodeError, EnsembleConfig, Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_storage::{
-    Aftermath, Compression, Directories, Disk, Fault, LogOptions, SimDisk, SnapshotTrigger, SnapshotWriter,
-    StorageError, TxnLog, prepare, purge,
+    Aftermath, Directories, Disk, EpochFile, Fault, LogOptions, SimDisk, SnapshotTrigger, SnapshotWriter,
+    StorageError, TxnLog,
 };
 
-use crate::boot::boot;
+use crate::boot::{Booted, boot};
 use crate::chance::Chance;
-use crate::client::Client;
 use crate::frames::Frames;
 use crate::network::{Arrival, Host, LinkId, Port, Side};
 use crate::queue::{MS, Nanos};
 use crate::world::{Event, Stage};
+
+mod conns;
+mod peers;
+mod work;
+
+use peers::Peers;
+use work::Work;
 
 /// What a server is told at its start, the same every time.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +52,10 @@ pub struct ServerHabits {
     pub extended_types: bool,
     /// Snapshots kept.
     pub keep: usize,
+    /// Whether a leader always sends its snapshot.
+    pub force_snapshot: bool,
+    /// Bytes of its log that a leader reads for a learner.
+    pub log_sync_bytes: u64,
 }
 
 /// How a server's clocks run.
@@ -61,6 +71,10 @@ pub struct Clock {
 #[derive(Debug)]
 enum Incoming {
     Net(LinkId, Side, Arrival),
+    /// What a server tells itself.
+    Vote(ServerId, Result<Notification, DecodeError>),
+    /// There is room for more of a snapshot.
+    LinkRoom(LinkId),
     Tick,
     Durable,
     Housekeeping,
@@ -97,6 +111,12 @@ enum Chore {
     Prepare(u64),
 }
 
+impl Chore {
+    fn is_snapshot(&self) -> bool {
+        matches!(self, Chore::Snapshot(_))
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 struct Process {
@@ -112,13 +132,18 @@ struct Process {
     conns: BTreeMap<u32, (ConnId, Conn)>,
     by_link: BTreeMap<LinkId, u32>,
     generation: u32,
-    durable: VecDeque<(Ticket, Durable)>,
+    work: VecDeque<Work>,
     /// What the log thread works on.
-    working: Vec<(Ticket, Durable)>,
+    working: Vec<Work>,
     chores: VecDeque<Chore>,
     chore_planned: bool,
     preparing: bool,
     writer: Option<(SnapshotWriter, Option<i64>)>,
+    /// Whether the last snapshot came to nothing.
+    snapshot_failed: bool,
+    peers: Peers,
+    /// What it was when somebody looked last.
+    role: (Role, bool, Epoch),
 }
 
 /// A server, running or not.
@@ -139,6 +164,10 @@ pub struct Server {
     chance: Chance,
     /// Why it does not start, if it does not.
     pub refused: Option<String>,
+    /// Its ensemble, unless it is alone.
+    ensemble: Option<Arc<EnsembleConfig>>,
+    /// Whether its disk was emptied since it last was level with the others.
+    pub emptied: bool,
 }
 
 /// Where servers keep their files.
@@ -147,7 +176,13 @@ pub const DATA: &str = "/data";
 impl Server {
     /// A server that has never run.
     #[must_use]
-    pub fn new(index: usize, habits: ServerHabits, clock: Clock, chance: Chance) -> Server {
+    pub fn new(
+        index: usize,
+        habits: ServerHabits,
+        ensemble: Option<Arc<EnsembleConfig>>,
+        clock: Clock,
+        chance: Chance,
+    ) -> Server {
         Server {
             index,
             habits,
@@ -159,13 +194,34 @@ impl Server {
             slow_disk: 0,
             chance,
             refused: None,
+            ensemble,
+            emptied: false,
         }
+    }
+
+    /// The number of the server with an index.
+    #[must_use]
+    pub fn id(index: usize) -> ServerId {
+        ServerId(i64::try_from(index + 1).unwrap_or(i64::MAX))
+    }
+
+    /// What it is, whether it serves, and in which epoch.
+    #[must_use]
+    pub fn role(&self) -> Option<(Role, bool, Epoch)> {
+        self.process.as_ref().map(|process| process.role)
     }
 
     /// Whether it runs.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// Whether it runs and, if it has an ensemble, is a working part of it.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let serving = |process: &Process| self.ensemble.is_none() || process.role.1;
+        self.process.as_ref().is_some_and(|process| serving(process))
     }
 
     /// Whether an event of this life still counts.
@@ -231,7 +287,7 @@ impl Server {
             Err(error) => return self.cannot_start(stage, &error),
         };
         self.refused = None;
-        let last = booted.tree.last_zxid();
+        let (last, snapshot_due) = (booted.tree.last_zxid(), booted.snapshot_due);
         stage.observer.booted(self.index, &self.disk, last, booted.mismatches);
         let options = LogOptions {
             prepare_bytes: self.habits.prepare_bytes,
@@ -240,9 +296,14 @@ impl Server {
         };
         let trigger = SnapshotTrigger::new(self.habits.snap_count, None, self.chance.bits());
         let log = TxnLog::new(disk, dirs.logs.clone(), options);
+        let mut fx = Effects::default();
+        let node = match self.make_node(settings, booted, &dirs, now, &mut fx) {
+            Ok(node) => node,
+            Err(error) => return self.cannot_start(stage, &error),
+        };
         let process = Process {
-            node: Node::new(settings, booted.tree, now),
-            fx: Effects::default(),
+            node,
+            fx,
             dirs,
             log,
             trigger,
@@ -253,24 +314,56 @@ impl Server {
             conns: BTreeMap::new(),
             by_link: BTreeMap::new(),
             generation: 0,
-            durable: VecDeque::new(),
+            work: VecDeque::new(),
             working: Vec::new(),
             chores: VecDeque::new(),
             chore_planned: false,
             preparing: false,
             writer: None,
+            snapshot_failed: false,
+            peers: Peers::default(),
+            role: (Role::Standalone, false, Epoch(0)),
         };
         self.process = Some(Box::new(process));
         let host = Host::Server(self.index);
         stage.net.host_up(host);
         stage.net.listen(host, Port::Client, true);
+        stage.net.listen(host, Port::Election, self.ensemble.is_some());
         stage.counts.starts += 1;
         let (at, index) = (stage.queue.now(), self.index);
         stage.trace.note(at, || format!("server {index} starts at {last}"));
-        if booted.snapshot_due {
+        if snapshot_due {
             self.step(stage, Input::TakeSnapshot);
         }
         self.carry_out(stage);
+    }
+
+    /// A node of its own, or a member of an ensemble by what its files say.
+    fn make_node(
+        &self,
+        settings: Settings,
+        booted: Booted,
+        dirs: &Directories,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Node, StorageError> {
+        let Some(ensemble) = &self.ensemble else { return Ok(Node::new(settings, booted.tree, now)) };
+        let epoch_of_log = booted.tree.last_zxid().epoch();
+        let epoch = |file: EpochFile| file.read(&*dirs.disk, &dirs.snapshots);
+        let id = Server::id(self.index);
+        let ensemble = EnsembleSettings {
+            observer: ensemble.is_observer(id),
+            init_limit: 10,
+            sync_limit: 4,
+            accepted_epoch: epoch(EpochFile::Accepted)?.unwrap_or(epoch_of_log),
+            current_epoch: epoch(EpochFile::Current)?.unwrap_or(epoch_of_log),
+            emptied: self.emptied,
+            force_snapshot: self.habits.force_snapshot,
+            log_sync_bytes: self.habits.log_sync_bytes,
+            ..EnsembleSettings::standard(id, Arc::clone(ensemble))
+        };
+        let state = Recovered { tree: booted.tree, recent: booted.recent };
+        Ok(Node::member(settings, ensemble, state, now, fx))
     }
 
     fn cannot_start(&mut self, stage: &mut Stage, error: &StorageError) {
@@ -361,7 +454,9 @@ impl Server {
             match incoming {
                 Incoming::Net(link, side, arrival) => self.take_in(stage, link, side, arrival),
                 Incoming::Tick => self.step(stage, Input::Tick),
-                Incoming::Durable => self.durable_done(stage),
+                Incoming::Vote(from, message) => self.step(stage, Input::Notification { from, message }),
+                Incoming::LinkRoom(link) => self.link_has_room(stage, link),
+                Incoming::Durable => self.work_done(stage),
                 Incoming::Housekeeping => self.chore_done(stage),
             }
             if stage.has_failed() || !self.is_up() {
@@ -378,7 +473,14 @@ impl Server {
         stage.observer.applied(self.index, &process.node);
     }
 
-    fn take_in(&mut self, stage: &mut Stage, link: LinkId, _side: Side, arrival: Arrival) {
+    fn take_in(&mut self, stage: &mut Stage, link: LinkId, side: Side, arrival: Arrival) {
+        let is_peers = match &arrival {
+            Arrival::Accepted { port, .. } => *port != Port::Client,
+            _ => self.process.as_ref().is_some_and(|process| process.peers.has(link)),
+        };
+        if is_peers {
+            return self.take_in_peer(stage, link, side, arrival);
+        }
         match arrival {
             Arrival::Accepted { from, .. } => self.accepted(stage, link, from),
             Arrival::Bytes(bytes) => self.read(stage, link, &bytes),
@@ -394,75 +496,16 @@ impl Server {
         }
     }
 
-    fn accepted(&mut self, stage: &mut Stage, link: LinkId, from: Host) {
-        let Host::Client(client) = from else { return };
-        let Some(process) = &mut self.process else { return };
-        let index = (0..).find(|slot| !process.conns.contains_key(slot)).unwrap_or(0);
-        process.generation += 1;
-        let id = ConnId { index, generation: process.generation };
-        let conn = Conn {
-            link,
-            client,
-            frames: Frames::default(),
-            said: Frames::default(),
-            greeted: false,
-            closing: false,
-            reading: true,
-        };
-        process.conns.insert(index, (id, conn));
-        process.by_link.insert(link, index);
-        let peer = (Client::address(client), 1024);
-        self.step(stage, Input::Opened { conn: id, peer, identities: Vec::new() });
-    }
-
-    fn read(&mut self, stage: &mut Stage, link: LinkId, bytes: &[u8]) {
-        let Some(process) = &mut self.process else { return };
-        let Some(slot) = process.by_link.get(&link).copied() else { return };
-        if let Some((_, conn)) = process.conns.get_mut(&slot) {
-            conn.frames.add(bytes);
-        }
-        self.read_frames(stage, slot);
-    }
-
-    fn read_frames(&mut self, stage: &mut Stage, slot: u32) {
-        loop {
-            let Some(process) = &mut self.process else { return };
-            let Some((id, conn)) = process.conns.get_mut(&slot) else { return };
-            if conn.closing || !conn.reading {
-                return;
-            }
-            let (id, link) = (*id, conn.link);
-            match conn.frames.take() {
-                Ok(Some(frame)) => {
-                    stage.observer.heard(link, &frame, stage.queue.now());
-                    self.step(stage, Input::Frame { conn: id, bytes: &frame });
-                }
-                Ok(None) => return,
-                Err(_) => {
-                    stage.net.close(&mut stage.queue, link, Side::Acceptor);
-                    return self.closed(stage, link);
-                }
-            }
-        }
-    }
-
-    fn closed(&mut self, stage: &mut Stage, link: LinkId) {
-        let Some(process) = &mut self.process else { return };
-        let Some(slot) = process.by_link.remove(&link) else { return };
-        let Some((id, _)) = process.conns.remove(&slot) else { return };
-        process.fx.discard(id);
-        self.step(stage, Input::Closed { conn: id });
-    }
-
     /// Does what the node wants done.
     fn carry_out(&mut self, stage: &mut Stage) {
         let Some(process) = &mut self.process else { return };
         for (ticket, work) in process.fx.durable.drain(..) {
             if let Durable::Append(proposal) = &work {
-                stage.observer.logged(proposal.zxid, &proposal.payload, stage.queue.now(), self.clock.rate);
+                stage.observer.logged(self.index, proposal, stage.queue.now(), self.clock.rate);
             }
-            process.durable.push_back((ticket, work));
+            process.work.push_back(Work::Durable(ticket, work));
         }
+        process.work.extend(process.fx.peers.tasks.drain(..).map(Work::Task));
         process.chores.extend(process.fx.snapshot.drain(..).map(Chore::Snapshot));
         let dirty = std::mem::take(&mut process.fx.dirty);
         for id in dirty {
@@ -470,72 +513,31 @@ impl Server {
         }
         self.change_reading(stage);
         self.close_finished(stage);
-        self.plan_durable(stage);
+        self.carry_out_peers(stage);
+        self.note_role(stage);
+        self.plan_work(stage);
         self.plan_chore(stage);
         self.plan_alarm(stage);
     }
 
-    fn change_reading(&mut self, stage: &mut Stage) {
+    /// Notes what it has become.
+    fn note_role(&mut self, stage: &mut Stage) {
+        if self.ensemble.is_none() {
+            return;
+        }
         let Some(process) = &mut self.process else { return };
-        for (id, reading) in std::mem::take(&mut process.fx.reading) {
-            let Some(process) = &mut self.process else { return };
-            if let Some((_, conn)) = process.conns.get_mut(&id.index).filter(|(own, _)| *own == id) {
-                conn.reading = reading;
-            }
-            if reading {
-                self.read_frames(stage, id.index);
-            }
+        let status = process.node.status();
+        let role = (status.role, status.serving, status.epoch);
+        if process.role == role {
+            return;
         }
-    }
-
-    fn close_finished(&mut self, stage: &mut Stage) {
-        let Some(process) = &mut self.process else { return };
-        for id in std::mem::take(&mut process.fx.closes) {
-            if let Some((_, conn)) = process.conns.get_mut(&id.index).filter(|(own, _)| *own == id) {
-                conn.closing = true;
-            }
-        }
-        let done: Vec<LinkId> = process
-            .conns
-            .values()
-            .filter(|(id, conn)| conn.closing && process.fx.waiting_len(*id) == 0)
-            .map(|(_, conn)| conn.link)
-            .collect();
-        for link in done {
-            stage.net.close(&mut stage.queue, link, Side::Acceptor);
-            self.closed(stage, link);
-        }
-    }
-
-    /// Writes what waits for a connection, as far as the network takes it.
-    fn flush(&mut self, stage: &mut Stage, slot: u32) {
-        loop {
-            let Some(process) = &mut self.process else { return };
-            let Some((id, conn)) = process.conns.get_mut(&slot) else { return };
-            let id = *id;
-            let mut parts = [IoSlice::new(&[]); 8];
-            let used = process.fx.waiting(id, &mut parts);
-            let bytes: Vec<u8> = parts.iter().take(used).flat_map(|part| part.iter().copied()).collect();
-            if bytes.is_empty() {
-                break;
-            }
-            let taken = stage.net.send(&mut stage.queue, conn.link, Side::Acceptor, &bytes);
-            conn.said.add(bytes.get(..taken).unwrap_or_default());
-            process.fx.written(id, taken, 1 << 16);
-            while let Ok(Some(frame)) = conn.said.take() {
-                if std::mem::replace(&mut conn.greeted, true) {
-                    stage.observer.replied(self.index, &self.disk, &frame);
-                } else {
-                    stage.observer.greeted(conn.client, conn.link, &frame, stage.queue.now());
-                }
-            }
-            let waiting = process.fx.waiting_len(id);
-            stage.observer.waits(self.index, waiting);
-            if process.fx.take_wanting(id) {
-                self.step(stage, Input::Writable { conn: id });
-            } else if taken < bytes.len() || waiting == 0 {
-                break;
-            }
+        process.role = role;
+        let (now, index) = (stage.queue.now(), self.index);
+        let (what, serving, epoch) = role;
+        stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));
+        stage.observer.role_changed(index, role, now);
+        if serving && matches!(what, Role::Following | Role::Leading | Role::Observing) {
+            self.emptied = false;
         }
     }
 
@@ -549,142 +551,6 @@ impl Server {
         if process.alarm.is_none_or(|planned| planned > at) {
             process.alarm = Some(at);
             stage.queue.at(at, Event::Server(self.index, self.life, ServerEvent::Alarm(at)));
-        }
-    }
-
-    /// Gives the log thread its next work: all appends that wait, or one piece of another kind.
-    fn plan_durable(&mut self, stage: &mut Stage) {
-        let Some(process) = &mut self.process else { return };
-        if !process.working.is_empty() {
-            return;
-        }
-        let appends =
-            process.durable.iter().take_while(|(_, work)| matches!(work, Durable::Append(_))).count();
-        let count = appends.max(1).min(process.durable.len());
-        if count == 0 {
-            return;
-        }
-        process.working.extend(process.durable.drain(..count));
-        let delay = self.disk_time();
-        stage.queue.after(delay, Event::Server(self.index, self.life, ServerEvent::Durable));
-    }
-
-    fn disk_time(&mut self) -> Nanos {
-        MS / 20 + self.chance.exponential(self.habits.sync) + self.slow_disk
-    }
-
-    /// The log thread has done its work, unless the disk says otherwise.
-    fn durable_done(&mut self, stage: &mut Stage) {
-        let Some(process) = &mut self.process else { return };
-        let working = std::mem::take(&mut process.working);
-        let Some(last) = working.last().map(|(ticket, _)| *ticket) else { return };
-        let mut appended = 0;
-        let mut done = Ok(());
-        for (_, work) in &working {
-            match work {
-                Durable::Append(proposal) => {
-                    process.log.append(proposal.zxid, &proposal.payload);
-                    appended += 1;
-                }
-                other => done = Err(format!("a standalone server cannot {other:?}")),
-            }
-        }
-        let done = done.and_then(|()| process.log.commit().map_err(|error| error.to_string()));
-        if let Err(error) = done {
-            return self.fail(stage, &error);
-        }
-        stage.counts.syncs += 1;
-        stage.observer.synced(self.index, &self.disk);
-        let due = process.trigger.appended(appended, process.log.bytes_since_roll());
-        if process.log.wants_prepared() && !process.preparing {
-            process.preparing = true;
-            process.chores.push_back(Chore::Prepare(process.log.prepare_bytes()));
-        }
-        self.step(stage, Input::Persisted(last));
-        if due && let Some(process) = &mut self.process {
-            process.log.roll_at_next_commit();
-            self.step(stage, Input::TakeSnapshot);
-        }
-    }
-
-    /// The log failed: a server must not go on after that.
-    fn fail(&mut self, stage: &mut Stage, error: &str) {
-        let (at, index) = (stage.queue.now(), self.index);
-        stage.trace.note(at, || format!("server {index} stops: {error}"));
-        stage.counts.disk_stops += 1;
-        let power = self.disk.has_crashed();
-        self.crash(stage, power);
-        // Whoever looks after it starts it again.
-        let delay = self.chance.exponential(3_000 * MS);
-        stage.queue.after(delay, Event::Restart(self.index));
-    }
-
-    fn plan_chore(&mut self, stage: &mut Stage) {
-        let Some(process) = &mut self.process else { return };
-        if process.chores.is_empty() || std::mem::replace(&mut process.chore_planned, true) {
-            return;
-        }
-        let delay = self.disk_time() + self.chance.exponential(self.habits.sync * 4);
-        stage.queue.after(delay, Event::Server(self.index, self.life, ServerEvent::Housekeeping));
-    }
-
-    fn chore_done(&mut self, stage: &mut Stage) {
-        let Some(process) = &mut self.process else { return };
-        process.chore_planned = false;
-        let Some(chore) = process.chores.pop_front() else { return };
-        match chore {
-            Chore::Prepare(bytes) => {
-                let made = prepare(&self.disk, &process.dirs.logs, bytes, &AtomicBool::new(false));
-                process.preparing = false;
-                if made.is_ok() {
-                    process.log.set_prepared();
-                }
-            }
-            Chore::Snapshot(step) => match self.snapshot_step(step) {
-                Ok(Some(input)) => self.step(stage, input),
-                Ok(None) => {}
-                Err(_) => {
-                    if let Some(process) = &mut self.process {
-                        process.writer = None;
-                        process.chores.retain(|chore| !matches!(chore, Chore::Snapshot(_)));
-                    }
-                    stage.counts.snapshots_failed += 1;
-                    self.step(stage, Input::SnapshotFailed);
-                }
-            },
-        }
-        if self.disk.has_crashed() {
-            self.fail(stage, "the machine lost power while it kept house");
-        }
-    }
-
-    fn snapshot_step(&mut self, step: SnapshotStep) -> Result<Option<Input<'static>>, StorageError> {
-        let keep = self.habits.keep;
-        let Some(process) = &mut self.process else { return Ok(None) };
-        match step {
-            SnapshotStep::Begin(start) => {
-                let (disk, dir) = (process.dirs.disk.clone(), &process.dirs.snapshots);
-                let writer = SnapshotWriter::create(disk, dir, start.zxid, Compression::None)?;
-                process.writer = Some((writer, start.digest));
-                Ok(None)
-            }
-            SnapshotStep::Slice { bytes, last } => {
-                let Some((writer, _)) = &mut process.writer else { return Ok(None) };
-                writer.write(&bytes)?;
-                if !last {
-                    return Ok(Some(Input::SliceWritten));
-                }
-                if let Some((writer, digest)) = process.writer.take() {
-                    writer.finish(digest, true)?;
-                    // Purging is nobody's duty: it may fail.
-                    let _ = purge::plan(&process.dirs, keep).map(|gone| purge::remove(&process.dirs, &gone));
-                }
-                Ok(None)
-            }
-            SnapshotStep::Abandon => {
-                process.writer = None;
-                Ok(None)
-            }
         }
     }
 

@@ -100,9 +100,15 @@ fn check(world: &mut World, swarm: &Swarm) {
     if stage.has_failed() {
         return;
     }
-    let rules =
-        checker::Rules { extended_types: swarm.server.extended_types, reads_are_fresh: swarm.servers == 1 };
-    let checked = checker::verify(&stage.history, &stage.observer.agreed, rules).and_then(|replayed| {
+    let rules = checker::Rules {
+        config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
+        extended_types: swarm.server.extended_types,
+        reads_are_fresh: swarm.voters == 0,
+    };
+    let last = world.servers.iter().map(crate::process::Server::last_zxid).max().unwrap_or_default();
+    let order = stage.observer.final_order(last);
+    stage.observer.check_expiries(&order);
+    let checked = checker::verify(&stage.history, &order, rules).and_then(|replayed| {
         let events = watches::verify(&stage.history, &replayed)?;
         Ok((replayed, events))
     });
@@ -140,7 +146,7 @@ fn heal(world: &mut World) {
 fn converge(world: &mut World) {
     let until = world.stage.queue.now() + CONVERGENCE;
     let settled = world.run_until_so(until, |world| {
-        world.servers.iter().all(crate::process::Server::is_up)
+        world.servers.iter().all(crate::process::Server::serves)
             && world.clients.iter().all(crate::client::Client::is_settled)
     });
     if !settled && !world.stage.has_failed() {

@@ -3,11 +3,14 @@
 //! Each kind of fault and of operation is off in half of all runs, and rates differ by orders of magnitude: a little
 //! of everything hides what needs much of one thing.
 
+use oxkeeper_proto::ensemble::Member;
+use oxkeeper_proto::{EnsembleConfig, Zxid};
+
 use crate::chance::Chance;
 use crate::client::{Habits, USERS};
 use crate::faults::FaultKind;
 use crate::network::Weather;
-use crate::process::ServerHabits;
+use crate::process::{Server, ServerHabits};
 use crate::queue::{MS, Nanos, SECOND};
 use crate::workload::Kind;
 
@@ -26,18 +29,37 @@ pub enum Profile {
     Watch,
     /// No faults at all: what fails here is not the faults' doing.
     Calm,
+    /// An ensemble with some of everything.
+    Ensemble,
+    /// An ensemble whose leaders fall, and few requests.
+    Election,
+    /// An ensemble without faults.
+    CalmEnsemble,
 }
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 6] = [
+    pub const ALL: [(&'static str, Profile); 9] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
         ("session", Profile::Session),
         ("watch", Profile::Watch),
         ("calm", Profile::Calm),
+        ("ensemble", Profile::Ensemble),
+        ("election", Profile::Election),
+        ("calm-ensemble", Profile::CalmEnsemble),
     ];
+
+    /// Whether it is about an ensemble.
+    #[must_use]
+    pub fn is_of_many(self) -> bool {
+        matches!(self, Profile::Ensemble | Profile::Election | Profile::CalmEnsemble)
+    }
+
+    fn is_calm(self) -> bool {
+        matches!(self, Profile::Calm | Profile::CalmEnsemble)
+    }
 }
 
 /// The configuration of one run.
@@ -45,6 +67,8 @@ impl Profile {
 pub struct Swarm {
     /// Number of servers.
     pub servers: usize,
+    /// How many of them, from the first on, vote; the others observe. 0 for a server of its own.
+    pub voters: usize,
     /// How servers are set up.
     pub server: ServerHabits,
     /// Whether their clocks run at different speeds.
@@ -62,6 +86,22 @@ pub struct Swarm {
 }
 
 impl Swarm {
+    /// The configuration of the ensemble, if there is one.
+    #[must_use]
+    pub fn ensemble(&self) -> Option<EnsembleConfig> {
+        if self.voters == 0 {
+            return None;
+        }
+        let member = |index: usize| {
+            let role = if index < self.voters { "participant" } else { "observer" };
+            let number = index + 1;
+            let line = format!("s{number}:2888:3888:{role};s{number}:2181");
+            Some((Server::id(index), Member::parse(&line).ok()?))
+        };
+        let members = (0..self.servers).filter_map(member).collect();
+        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+    }
+
     /// Draws the configuration of a run.
     #[must_use]
     pub fn draw(profile: Profile, chance: &mut Chance) -> Swarm {
@@ -75,6 +115,8 @@ impl Swarm {
             sync: chance.one_of([MS / 10, MS, 5 * MS, 40 * MS]),
             extended_types: chance.happens(0.7),
             keep: 3,
+            force_snapshot: chance.happens(0.1),
+            log_sync_bytes: chance.one_of([0, 3_000, 1 << 20]),
         };
         let weather = Weather {
             floor: MS / 20,
@@ -85,11 +127,18 @@ impl Swarm {
         };
         let chaos = match profile {
             Profile::Light => chance.within(120..600) * SECOND,
-            Profile::Calm => 20 * SECOND,
+            Profile::Calm | Profile::CalmEnsemble => 20 * SECOND,
             _ => chance.within(40..160) * SECOND,
         };
+        let (voters, observers) = if profile.is_of_many() {
+            (chance.one_of([3, 3, 3, 5, 5, 4, 2, 7]), chance.one_of([0, 0, 1, 2]))
+        } else {
+            (0, 1)
+        };
+        let count = |n: u64| usize::try_from(n).unwrap_or(0);
         let mut swarm = Swarm {
-            servers: 1,
+            servers: count(voters + observers),
+            voters: count(voters),
             server,
             skewed_clocks: chance.happens(0.5),
             clients: Vec::new(),
@@ -113,7 +162,7 @@ impl Swarm {
         let kinds: Vec<Kind> = Kind::ALL.iter().copied().filter(|_| chance.happens(0.5)).collect();
         let count = 1 + chance.index(if profile == Profile::Light { 3 } else { 8 });
         let rate = match profile {
-            Profile::Light => 5,
+            Profile::Light | Profile::Election => 5,
             _ => 40,
         };
         let timeout_ticks = chance.within(2..12);
@@ -138,14 +187,14 @@ impl Swarm {
                 users,
                 restless,
                 moves: chance.one_of([0, 2, 10]),
-                dies: if profile == Profile::Calm { 0 } else { chance.one_of([0, 0, 0, 1]) },
+                dies: if profile.is_calm() { 0 } else { chance.one_of([0, 0, 0, 1]) },
             };
             self.clients.push((kind, habits));
         }
     }
 
     fn draw_faults(&mut self, profile: Profile, chance: &mut Chance) {
-        if profile == Profile::Calm {
+        if profile.is_calm() {
             self.weather = Weather::CALM;
             return;
         }

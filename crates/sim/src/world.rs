@@ -1,5 +1,7 @@
 //! A world: servers, clients, a network and disks in virtual time.
 
+use std::sync::Arc;
+
 use oxkeeper_proto::{Request, SessionId};
 
 use crate::chance::Chance;
@@ -128,14 +130,15 @@ impl World {
             queue: Queue::default(),
             net: Network::new(chance.fork(), swarm.weather),
             history: History::default(),
-            observer: Observer::new(swarm.servers),
+            observer: Observer::new(swarm.servers, (0..swarm.voters).collect()),
             trace,
             counts: Counts::default(),
         };
+        let ensemble = swarm.ensemble().map(Arc::new);
         let servers = (0..swarm.servers).map(|index| {
             let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
             let clock = Clock { rate, wall_offset_ms: 0 };
-            Server::new(index, swarm.server, clock, chance.fork())
+            Server::new(index, swarm.server, ensemble.clone(), clock, chance.fork())
         });
         let servers = servers.collect();
         let clients = swarm.clients.iter().enumerate().map(|(index, (kind, habits))| {

@@ -104,6 +104,21 @@ impl Tree {
         record: &'a TxnRecord<'a>,
         changes: &mut Changes,
     ) -> Result<Outcome<'a>, Divergence> {
+        match self.apply_and_compare(record, changes)? {
+            (outcome, None) => Ok(outcome),
+            (_, Some(divergence)) => Err(divergence),
+        }
+    }
+
+    /// Applies a transaction; tells beside its outcome if only the digest is another one than the leader computed.
+    ///
+    /// # Errors
+    /// It does not fit the tree, which must not be used any more.
+    pub fn apply_and_compare<'a>(
+        &mut self,
+        record: &'a TxnRecord<'a>,
+        changes: &mut Changes,
+    ) -> Result<(Outcome<'a>, Option<Divergence>), Divergence> {
         let header = record.header;
         if header.zxid <= self.last_zxid {
             return Err(diverged(&header, format!("{} is applied already", self.last_zxid)));
@@ -112,8 +127,7 @@ impl Tree {
             .txn(&record.txn)
             .map_err(|code| diverged(&header, format!("it ends in {code:?}")))?;
         self.advance(header.zxid);
-        self.check_digest(record)?;
-        Ok(outcome)
+        Ok((outcome, self.check_digest(record).err()))
     }
 
     /// Applies a transaction of the log that the tree may hold already, in whole or in part. Tells whether

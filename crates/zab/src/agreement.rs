@@ -107,6 +107,7 @@ impl Agreement {
             last_applied: setup.last,
             emptied: setup.emptied && !is(Fault::WipedVotes),
             force_snapshot: setup.force_snapshot,
+            wants_snapshot: false,
             may_read_log: setup.may_read_log,
             appending: VecDeque::new(),
             ticket: Ticket(0),
@@ -283,6 +284,13 @@ impl Agreement {
             Role::Leading(_) | Role::Learning(_) => Err(Leave::because(reason)),
             _ => Ok(()),
         });
+    }
+
+    /// The state went wrong: leaves the leader, goes back to what is on the disk, and takes the whole state of the
+    /// next leader.
+    pub fn take_whole_state(&mut self, now_ms: i64, reason: &str) {
+        self.cx.wants_snapshot = true;
+        self.resign(now_ms, reason);
     }
 
     /// Time has passed.
@@ -477,7 +485,7 @@ impl Agreement {
             tail.into_iter().for_each(|proposal| self.cx.apply(proposal));
         }
         if let Role::Between { reload: needed, .. } = &mut self.role {
-            *needed = reload;
+            *needed = reload || self.cx.wants_snapshot;
         }
         self.after_drain();
     }

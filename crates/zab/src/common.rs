@@ -146,6 +146,8 @@ pub(crate) struct Common {
     /// What this server may have acknowledged is lost: it does not count for electing before it was brought level once.
     pub(crate) emptied: bool,
     pub(crate) force_snapshot: bool,
+    /// This server's state went wrong: only a snapshot of the leader's will do.
+    pub(crate) wants_snapshot: bool,
     pub(crate) may_read_log: bool,
     /// Appends that are not on the disk.
     pub(crate) appending: VecDeque<(Ticket, Zxid)>,
@@ -177,6 +179,16 @@ impl Common {
     /// under it.
     pub(crate) fn see(&mut self, config: Arc<EnsembleConfig>) {
         if self.reconfig && config.version > self.seen.version {
+            self.durable(Durable::Config { committed: false, config: Arc::clone(&config) });
+            self.seen = config;
+            self.configs_changed();
+        }
+    }
+
+    /// Takes the leader's word for the configuration last seen, also if it is an older one: a reconfiguration that the
+    /// leader does not know was never agreed.
+    pub(crate) fn see_leaders(&mut self, config: Arc<EnsembleConfig>) {
+        if self.reconfig && config.version != self.seen.version && config.version >= self.committed.version {
             self.durable(Durable::Config { committed: false, config: Arc::clone(&config) });
             self.seen = config;
             self.configs_changed();

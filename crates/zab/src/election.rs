@@ -469,7 +469,9 @@ impl Election {
         } else if heard.state != ServerState::Looking {
             return;
         } else if let Role::Looking(looking) = &self.role {
-            if heard.round >= self.round {
+            // One that does not vote does not count those who look either: it is answered where emptied servers
+            // are heard, and two of them must not answer each other without end.
+            if heard.round >= self.round || heard.zxid == emptied::NOT_COUNTED {
                 return;
             }
             self.emptied.marked(looking.proposal, to)

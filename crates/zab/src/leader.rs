@@ -125,8 +125,9 @@ pub(crate) struct Leader {
     outstanding: VecDeque<Outstanding>,
     /// Own appends that are not on the disk.
     own_log: VecDeque<(Ticket, Zxid)>,
-    /// Lost for good when a reconfiguration names another leader.
-    may_commit: bool,
+    /// Whom a reconfiguration names in place of this server, by which transaction, and when this server leaves. From
+    /// then on it commits nothing; it stays a little, so that its learners hear of it.
+    successor: Option<(ServerId, Zxid, i64)>,
     next_check_ms: i64,
     /// Every second check is a tick.
     is_tick: bool,
@@ -153,7 +154,7 @@ impl Leader {
             last_committed: Zxid::ZERO,
             outstanding: VecDeque::new(),
             own_log: VecDeque::new(),
-            may_commit: true,
+            successor: None,
             next_check_ms: cx.now_ms + cx.limits.tick_ms / 2,
             is_tick: false,
             round: 0,
@@ -175,7 +176,7 @@ impl Leader {
     }
 
     pub(crate) fn deadline_ms(&self) -> i64 {
-        self.next_check_ms
+        self.successor.map_or(self.next_check_ms, |(.., leave_at_ms)| leave_at_ms.min(self.next_check_ms))
     }
 
     /// Voting learners that are in step, and all learners.
@@ -275,6 +276,12 @@ impl Leader {
 
     /// What is due: pings, and looking at who is still there.
     pub(crate) fn tick(&mut self, cx: &mut Common) -> Result<(), Leave> {
+        if let Some((successor, zxid, leave_at_ms)) = self.successor
+            && cx.now_ms >= leave_at_ms
+        {
+            let reason = format!("after the reconfiguration {zxid} server {successor} leads");
+            return Err(Leave { reason, handed_over: Some((successor, zxid)) });
+        }
         if cx.now_ms < self.next_check_ms {
             return Ok(());
         }
@@ -313,9 +320,12 @@ impl Leader {
         }
     }
 
-    /// Whether those in step are a quorum of a configuration; all its voters count, also those that do not vote yet.
+    /// Whether those in step are a quorum of a configuration; all its voters count, also those that do not vote yet,
+    /// but no observers: they are not offered what they would have to acknowledge.
     pub(crate) fn has_quorum_of(&self, cx: &Common, config: &EnsembleConfig) -> bool {
-        let in_step = |peer: &&Peer| peer.stage == Stage::Active && peer.in_step_until_ms >= cx.now_ms;
+        let in_step = |peer: &&Peer| {
+            peer.stage == Stage::Active && !peer.observes && peer.in_step_until_ms >= cx.now_ms
+        };
         let mut servers: BTreeSet<ServerId> =
             self.peers.values().filter(in_step).map(|peer| peer.server).collect();
         servers.insert(cx.me);

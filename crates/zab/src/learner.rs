@@ -216,6 +216,7 @@ impl Learner {
             }
             Base::Installing(ticket) if cx.is_persisted(ticket) => {
                 self.base = Base::Ready;
+                cx.wants_snapshot = false;
                 self.take_history(cx)?;
             }
             _ => {}

@@ -170,6 +170,7 @@ impl Stage {
                 }
             }
             "propose" => self.propose(words),
+            "distrust" => self.server.take_whole_state(now_ms, "the state differs from the leader's"),
             "sync" => self.server.sync_here(words.at(1).parse().unwrap()),
             "streams" => self.server.snapshot_begins(self.links[words.at(1)], zxid(words.at(2))),
             "loaded" => {

@@ -609,6 +609,15 @@ impl Ensemble {
 
     /// Begins to connect.
     pub fn connect(&mut self, host: usize, session: SessionId, timeout_ms: i32) -> At {
+        self.shake_hands(host, session, timeout_ms, false)
+    }
+
+    /// The same for a client that is content with reading.
+    pub fn connect_reading(&mut self, host: usize, session: SessionId, timeout_ms: i32) -> At {
+        self.shake_hands(host, session, timeout_ms, true)
+    }
+
+    fn shake_hands(&mut self, host: usize, session: SessionId, timeout_ms: i32, reading: bool) -> At {
         let at = self.open(host);
         let password = session::password(session);
         let mut frame = Vec::new();
@@ -618,7 +627,7 @@ impl Ensemble {
             timeout_ms,
             session_id: session,
             password: Some(&password),
-            read_only: Some(false),
+            read_only: Some(reading),
         }
         .encode(&mut frame);
         self.step(host, Input::Frame { conn: at.conn, bytes: &frame });

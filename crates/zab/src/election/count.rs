@@ -7,7 +7,8 @@ use oxkeeper_planted::Fault;
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{Round, ServerId};
 
-use super::{Ballot, Election, Looking, Oracle, Output, Role, Vote, emptied};
+use super::emptied::Heard;
+use super::{Ballot, Election, Looking, Oracle, Output, Quorums, Role, Vote, emptied};
 
 impl Election {
     /// Counts a message of a voter about a voter.
@@ -128,9 +129,19 @@ impl Election {
         let here = (ballot.vote.round == self.round).then_some(&looking.votes);
         here.into_iter().chain([&looking.outside]).find_map(|votes| {
             let supporters = looking.supporters(votes, &ballot);
-            let is_met = self.quorums.are_met(&supporters, self.oracle);
+            let is_met = self.quorums.are_met(&supporters, self.oracle) || self.would_complete(&supporters);
             (is_met && self.leads(looking, votes, ballot.vote)).then_some(supporters)
         })
+    }
+
+    /// Whether those who have a leader are a quorum of the configuration in force, and with this server one of the
+    /// newer one as well that it has seen. Perhaps nobody else has seen it, and then nobody else would make up its
+    /// quorum: this server would be kept out for ever. Epochs are agreed on later, so following is safe.
+    fn would_complete(&self, supporters: &BTreeSet<ServerId>) -> bool {
+        let with_me = supporters.iter().copied().chain([self.me]).collect();
+        self.seen.is_some()
+            && Quorums::new(&self.committed, None).are_met(supporters, self.oracle)
+            && self.quorums.are_met(&with_me, self.oracle)
     }
 
     /// Whether a leader that others have is one for this server: it says so itself, or it is this server and
@@ -161,10 +172,15 @@ impl Election {
             return;
         }
         let (candidate, was_counted) = (looking.candidate, looking.is_counted());
-        let wants_answer = self.emptied.hear(from, message.peer_epoch);
-        if wants_answer {
-            let report = Vote { leader: self.me, zxid: emptied::NOT_COUNTED, ..looking.proposal };
-            let vote = self.emptied.marked(report, from);
+        let own = Vote { leader: self.me, ..looking.proposal };
+        let vote = match self.emptied.hear(from, message.peer_epoch) {
+            Heard::HasHeardAll => None,
+            // Votes carry no numbers, so one that votes must answer those who still wait for its own.
+            Heard::Asks | Heard::Waits if was_counted => Some(self.emptied.word(own, from)),
+            Heard::Asks => Some(self.emptied.marked(own, from)),
+            Heard::Waits => None,
+        };
+        if let Some(vote) = vote {
             let answer = (ServerState::Looking, vote, self.committed.version);
             if self.may_answer(now, from, answer) {
                 let notification = self.notification(ServerState::Looking, vote);

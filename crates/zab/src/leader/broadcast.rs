@@ -100,7 +100,7 @@ impl Leader {
     }
 
     fn commit_agreed(&mut self, cx: &mut Common) -> Result<(), Leave> {
-        while self.may_commit
+        while self.successor.is_none()
             && let Some(first) = self.outstanding.front()
             && first.acks.is_complete(Oracle::Absent)
             && let Some(first) = self.outstanding.pop_front()
@@ -118,9 +118,9 @@ impl Leader {
         let successor = reconfiguration.map(|new| {
             let successor = self.successor(cx, &new, acks.acked());
             cx.activate(&new);
+            self.hand_over(cx, successor, *zxid);
             successor
         });
-        self.may_commit = successor.is_none_or(|successor| successor == cx.me);
         for (link, peer) in &self.peers {
             if !matches!(peer.stage, Stage::Synchronizing | Stage::Level | Stage::Active) {
                 continue;
@@ -159,6 +159,13 @@ impl Leader {
             candidates = narrower;
         }
         candidates.last().copied().unwrap_or(cx.me)
+    }
+
+    /// Notes that another server leads from a transaction on, if it is another one.
+    pub(super) fn hand_over(&mut self, cx: &Common, successor: ServerId, zxid: Zxid) {
+        if successor != cx.me {
+            self.successor = Some((successor, zxid, cx.now_ms + cx.limits.tick_ms));
+        }
     }
 
     /// A sync: done when everything offered by now is final, and a quorum has said after now that it still follows.

@@ -160,7 +160,7 @@ impl Leader {
             let seen = cx.seen.clone();
             let successor = self.successor(cx, &seen, &self.level.clone());
             cx.activate(&seen);
-            self.may_commit = successor == cx.me;
+            self.hand_over(cx, successor, seen.version);
         }
         cx.out.push_back(Action::Lead(self.epoch));
         for link in self.in_stage(Stage::Level) {

@@ -87,6 +87,14 @@ impl Leader {
     fn forward_from(&mut self, cx: &mut Common, link: LinkId, upto: Zxid) {
         let newer: Vec<Proposal> = cx.history.after(upto).cloned().collect();
         send_agreed(cx, link, newer);
+        // A learner puts NEWLEADER's configuration in force. While a reconfiguration is on its way that must not be the
+        // new one, and what is offered must come behind, or the learner would take its word back.
+        let is_changing = self.phase == Phase::Active && cx.seen.version > cx.committed.version;
+        let config = if is_changing { cx.committed.to_string() } else { cx.seen.to_string() };
+        let new_leader = PeerPacket::NewLeader { epoch: self.epoch, config: Some(config.into()) };
+        if is_changing {
+            cx.send(link, new_leader.clone());
+        }
         let Some(peer) = self.peers.get_mut(&link) else { return };
         let (server, observes) = (peer.server, peer.observes);
         let late = usize::from(is(Fault::LearnerAddedLate));
@@ -101,7 +109,9 @@ impl Leader {
         }
         peer.stage = Stage::Synchronizing;
         peer.heard_ms = cx.now_ms;
-        cx.send(link, PeerPacket::NewLeader { epoch: self.epoch, config: Some(cx.seen.to_string().into()) });
+        if !is_changing {
+            cx.send(link, new_leader);
+        }
     }
 
     /// A learner has our history on its disk.

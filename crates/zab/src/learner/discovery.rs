@@ -79,9 +79,15 @@ impl Learner {
         self.stage = Stage::AwaitsPlan;
         self.heard_ms = cx.now_ms;
         // One whose directory was emptied must not be counted for its empty log.
-        let last = if cx.emptied { Zxid(-1) } else { cx.last_logged };
+        let last = match (cx.wants_snapshot, cx.emptied) {
+            // The start of an epoch that has not begun: nothing is found there, so the whole state is sent.
+            (true, _) => Epoch(epoch.0 + 1).start(),
+            (false, true) => Zxid(-1),
+            (false, false) => cx.last_logged,
+        };
+        let current = (counts && !cx.wants_snapshot).then_some(cx.current);
         if let Some(link) = self.link {
-            cx.send(link, PeerPacket::AckEpoch { last, current: counts.then_some(cx.current) });
+            cx.send(link, PeerPacket::AckEpoch { last, current });
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Zxid};
 
-use super::{Base, Learner, Stage};
+use super::{Base, Learner, Pending, Stage};
 use crate::common::{Action, Common, Leave};
 use crate::durable::{Durable, Proposal};
 use crate::history::History;
@@ -104,7 +104,7 @@ impl Learner {
         }
         let Some(config) = &self.new_leader else { return Ok(()) };
         if let Some(config) = config {
-            cx.see(Arc::clone(config));
+            cx.see_leaders(Arc::clone(config));
         }
         if is(Fault::EpochBeforeHistory) {
             cx.durable(Durable::CurrentEpoch(self.epoch));
@@ -168,6 +168,13 @@ impl Learner {
         self.acknowledge_history(cx);
         cx.out.push_back(Action::Serve(self.epoch));
         let Some(Some(config)) = self.new_leader.take() else { return Ok(()) };
+        // Java's leaders send the newest configuration that they have seen, agreed or not.
+        let on_its_way = |pending: &Pending| {
+            pending.config.as_ref().is_some_and(|pending| pending.version == config.version)
+        };
+        if self.pending.iter().any(on_its_way) {
+            return Ok(());
+        }
         let before = Arc::clone(&cx.committed);
         cx.activate(&config);
         if cx.observes() != self.observes {

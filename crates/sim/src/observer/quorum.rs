@@ -1,0 +1,230 @@
+//! What is checked of an ensemble: epochs, quorums and acknowledgements, from packets and disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use bytes::Bytes;
+use oxkeeper_node::Role;
+use oxkeeper_proto::{Epoch, PeerPacket, SessionId, Zxid};
+use oxkeeper_storage::{EpochFile, SimDisk};
+
+use super::Observer;
+use crate::network::LinkId;
+use crate::queue::Nanos;
+
+/// What was seen of a leader's reign.
+#[derive(Debug, Default)]
+pub(super) struct Reigns {
+    /// Who sent NEWLEADER for an epoch, and the newest transaction that was durable there then.
+    begun: BTreeMap<i64, (usize, Zxid)>,
+    /// Epochs whose leader has told somebody that it may serve.
+    established: BTreeSet<i64>,
+    /// By link: the epoch, and the end of the history that its leader has sent before NEWLEADER.
+    offered: BTreeMap<LinkId, Offer>,
+    /// What is durable of each server's epochs: accepted and current.
+    epochs: BTreeMap<usize, (i64, i64)>,
+    /// Who leads, as far as its own steps show.
+    leaders: BTreeMap<usize, Nanos>,
+    committed: Zxid,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Offer {
+    epoch: i64,
+    history: Zxid,
+}
+
+impl Observer {
+    /// A server is about to send a packet.
+    pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
+        match packet {
+            PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
+                self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
+            }
+            PeerPacket::Proposal { zxid, .. } => {
+                if let Some(offer) = self.reigns.offered.get_mut(&link).filter(|offer| offer.epoch == 0) {
+                    offer.history = offer.history.max(*zxid);
+                }
+            }
+            PeerPacket::NewLeader { epoch, .. } => self.new_leader(server, link, *epoch, disk),
+            PeerPacket::UpToDate => {
+                if let Some(offer) = self.reigns.offered.get(&link) {
+                    self.reigns.established.insert(offer.epoch);
+                }
+            }
+            PeerPacket::Ack { zxid } => self.acked(server, link, *zxid, disk),
+            // What comes with the history is final only when NEWLEADER is acknowledged.
+            PeerPacket::Commit { zxid } | PeerPacket::Inform { zxid, .. } if self.has_offered(link) => {
+                self.committed(server, *zxid);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether NEWLEADER has gone over a link.
+    fn has_offered(&self, link: LinkId) -> bool {
+        self.reigns.offered.get(&link).is_some_and(|offer| offer.epoch > 0)
+    }
+
+    /// One leader an epoch, and its history is what it had when it began.
+    fn new_leader(&mut self, server: usize, link: LinkId, epoch: Epoch, disk: &SimDisk) {
+        self.synced(server, disk);
+        let durable = self.durable_last(server);
+        let begun = *self.reigns.begun.entry(epoch.0).or_insert((server, durable));
+        self.check(1, begun.0 == server, || {
+            format!("servers {} and {server} both lead in epoch {}", begun.0, epoch.0)
+        });
+        let epochs = durable_epochs(disk);
+        self.check(2, epochs.1 == Some(epoch.0), || {
+            format!("server {server} leads in epoch {} with {epochs:?} on its disk", epoch.0)
+        });
+        let offer = self.reigns.offered.entry(link).or_default();
+        offer.epoch = epoch.0;
+    }
+
+    /// What is acknowledged is durable.
+    fn acked(&mut self, server: usize, link: LinkId, zxid: Zxid, disk: &SimDisk) {
+        self.synced(server, disk);
+        if zxid.counter() > 0 {
+            let holds = self.holds(server, zxid);
+            return self.check(5, holds, || {
+                format!("server {server} acknowledges {zxid}, which is not on its disk")
+            });
+        }
+        let Some(offer) = self.reigns.offered.get(&link).copied() else { return };
+        let history = offer.history.counter() == 0 || self.holds(server, offer.history);
+        let last = self.durable_last(server);
+        let is_there = history && last >= Zxid(offer.history.0 - i64::from(offer.history.counter() == 0));
+        self.check(6, is_there, || {
+            format!(
+                "server {server} acknowledges NEWLEADER {zxid}; its disk ends at {last}, not {}",
+                offer.history
+            )
+        });
+        let (accepted, current) = durable_epochs(disk);
+        let epoch = zxid.epoch().0;
+        self.check(6, current == Some(epoch), || {
+            format!(
+                "server {server} acknowledges NEWLEADER {zxid} with current epoch {current:?} on its disk"
+            )
+        });
+        self.check(2, accepted >= current, || {
+            format!("server {server} has accepted {accepted:?} and is in {current:?}")
+        });
+    }
+
+    /// What is final is durable with a quorum of voters.
+    fn committed(&mut self, server: usize, zxid: Zxid) {
+        if zxid <= self.reigns.committed {
+            return;
+        }
+        let begun = self.reigns.begun.get(&zxid.epoch().0).copied();
+        if let Some((leader, _)) = begun {
+            self.check(4, leader == server, || {
+                format!("server {server} commits {zxid} of the epoch of server {leader}")
+            });
+        }
+        self.reigns.committed = zxid;
+        self.check_quorum(zxid, "is committed");
+    }
+
+    /// A client has seen the effect of a transaction: it is durable with a quorum of voters.
+    pub(super) fn check_quorum(&mut self, zxid: Zxid, what: &str) {
+        if zxid.counter() == 0 {
+            return;
+        }
+        let holders: Vec<usize> =
+            self.voters.iter().copied().filter(|server| self.holds(*server, zxid)).collect();
+        let enough = holders.len() * 2 > self.voters.len();
+        self.check(8, enough, || format!("{zxid} {what} and durable only on the voters {holders:?}"));
+    }
+
+    fn holds(&self, server: usize, zxid: Zxid) -> bool {
+        self.logs.get(server).is_some_and(|log| log.holds(zxid))
+    }
+
+    /// Epochs on a disk never go back.
+    pub(super) fn check_epochs(&mut self, server: usize, disk: &SimDisk) {
+        let (accepted, current) = durable_epochs(disk);
+        let now = (accepted.unwrap_or(0), current.unwrap_or(0));
+        let before = self.reigns.epochs.insert(server, now).unwrap_or((0, 0));
+        self.check(2, now.0 >= before.0 && now.1 >= before.1, || {
+            format!("the epochs of server {server} go back from {before:?} to {now:?}")
+        });
+    }
+
+    /// A server's disk was emptied: nothing on it is promised any more.
+    pub fn emptied(&mut self, server: usize) {
+        self.reigns.epochs.remove(&server);
+        if let Some(log) = self.logs.get_mut(server) {
+            log.forget();
+        }
+    }
+
+    /// A server has become something else.
+    pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
+        let leads = role.0 == Role::Leading && role.1;
+        if leads {
+            // Nobody knows what its predecessor heard last: every session has its whole timeout from here on.
+            self.reigns.leaders.entry(server).or_insert(now);
+        } else {
+            self.reigns.leaders.remove(&server);
+        }
+    }
+
+    /// A server got a packet. What a leader hears of sessions keeps them alive.
+    pub fn packet_came(&mut self, server: usize, _link: LinkId, packet: &PeerPacket, now: Nanos) {
+        if !self.leads(server) {
+            return;
+        }
+        match packet {
+            PeerPacket::Ping { touched: Some(touched), .. } => {
+                touched.iter().for_each(|(session, _)| self.touched(server, *session, now));
+            }
+            PeerPacket::Revalidate { session, .. } => self.touched(server, *session, now),
+            // A request that is passed on is no sign of life by itself, in ZooKeeper neither: the next ping is.
+            _ => {}
+        }
+    }
+
+    pub(super) fn leads(&self, server: usize) -> bool {
+        self.standalone || self.reigns.leaders.contains_key(&server)
+    }
+
+    pub(super) fn reign_began(&self, server: usize) -> Nanos {
+        self.reigns.leaders.get(&server).copied().unwrap_or(0)
+    }
+
+    pub(super) fn touched(&mut self, server: usize, session: SessionId, now: Nanos) {
+        let heard = self.heard.entry((session, server)).or_default();
+        if heard.0 < now {
+            heard.1 = heard.0;
+        }
+        heard.0 = now;
+    }
+
+    /// The one order: everything ever durable anywhere, but for what a later leader's history left out. `last` is what
+    /// is applied in the end.
+    #[must_use]
+    pub fn final_order(&self, last: Zxid) -> BTreeMap<Zxid, Bytes> {
+        if self.standalone {
+            return self.agreed.clone();
+        }
+        let limit = |zxid: Zxid| {
+            let next = self.reigns.established.range(zxid.epoch().0 + 1..).next();
+            next.and_then(|epoch| self.reigns.begun.get(epoch)).map_or(last, |(_, history)| *history)
+        };
+        let all = self.agreed.iter().filter(|(zxid, _)| **zxid <= limit(**zxid));
+        all.map(|(zxid, payload)| (*zxid, payload.clone())).collect()
+    }
+}
+
+/// Accepted and current epoch as they would be found after a loss of power.
+fn durable_epochs(disk: &SimDisk) -> (Option<i64>, Option<i64>) {
+    let files = disk.durable_files(&Path::new(crate::process::DATA).join("version-2"));
+    let read = |file: EpochFile| {
+        let (_, inode, _) = files.iter().find(|(name, ..)| name == file.name())?;
+        String::from_utf8(disk.durable_bytes(*inode, 0)).ok()?.trim().parse().ok()
+    };
+    (read(EpochFile::Accepted), read(EpochFile::Current))
+}

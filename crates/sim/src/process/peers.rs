@@ -1,0 +1,318 @@
+//! A server's peers: links of the quorum port, and votes over the election port.
+//!
+//! A vote goes over a connection of the sender's own, dialled when there is something to say: what is lost on the way
+//! the election sends again.
+
+use std::collections::BTreeMap;
+
+use oxkeeper_node::{Input, LinkEffect, LinkId as PeerLink, PeerInput};
+use oxkeeper_proto::peer::initial::InitialMessage;
+use oxkeeper_proto::peer::notification::{ElectionItem, ElectionStream, Notification};
+use oxkeeper_proto::peer::stream::{PeerItem, PeerStream};
+use oxkeeper_proto::{PeerPacket, ServerId};
+
+use super::{Incoming, Server};
+use crate::boot::RECORD_BYTES_MAX;
+use crate::network::{Arrival, Host, LinkId, Port, Side};
+use crate::world::Stage;
+
+/// A link to another server.
+#[derive(Debug)]
+struct QuorumLink {
+    side: Side,
+    /// The number of the dial that is not answered yet.
+    dial: Option<u64>,
+    stream: PeerStream,
+    out: Vec<u8>,
+    /// Whether the node waits for room to send the next slice of a snapshot.
+    wants_room: bool,
+}
+
+/// An election connection that came in.
+#[derive(Debug)]
+struct Listened {
+    from: Option<ServerId>,
+    stream: ElectionStream,
+}
+
+/// An election connection that goes out.
+#[derive(Debug, Default)]
+struct Spoken {
+    link: Option<LinkId>,
+    is_open: bool,
+    /// What waits for the connection to open: the newest vote only.
+    waiting: Option<Vec<u8>>,
+}
+
+/// Everything about the other servers.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    links: BTreeMap<LinkId, QuorumLink>,
+    listened: BTreeMap<LinkId, Listened>,
+    spoken: BTreeMap<usize, Spoken>,
+}
+
+/// Bytes that may wait for a peer before the next slice of a snapshot does.
+const SLICE_ROOM: usize = 64 << 10;
+
+impl Peers {
+    pub(super) fn has(&self, link: LinkId) -> bool {
+        self.links.contains_key(&link)
+            || self.listened.contains_key(&link)
+            || self.spoken.values().any(|spoken| spoken.link == Some(link))
+    }
+}
+
+fn index_of(server: ServerId) -> usize {
+    usize::try_from(server.0 - 1).unwrap_or(usize::MAX)
+}
+
+impl Server {
+    /// Something arrived on a connection to another server.
+    pub(super) fn take_in_peer(&mut self, stage: &mut Stage, link: LinkId, side: Side, arrival: Arrival) {
+        let Some(process) = &mut self.process else { return };
+        if let Arrival::Accepted { port: Port::Election, .. } = arrival {
+            let listened = Listened { from: None, stream: ElectionStream::accepted() };
+            process.peers.listened.insert(link, listened);
+        } else if let Arrival::Accepted { .. } = arrival {
+            let opened = QuorumLink {
+                side,
+                dial: None,
+                stream: PeerStream::from_learner(RECORD_BYTES_MAX),
+                out: Vec::new(),
+                wants_room: false,
+            };
+            process.peers.links.insert(link, opened);
+            self.step(stage, Input::Peer(PeerInput::LinkOpened { link: PeerLink(link.0), dial: None }));
+        } else if process.peers.links.contains_key(&link) {
+            self.on_quorum_link(stage, link, arrival);
+        } else if process.peers.listened.contains_key(&link) {
+            self.on_listened(stage, link, arrival);
+        } else {
+            self.on_spoken(stage, link, &arrival);
+        }
+    }
+
+    fn on_quorum_link(&mut self, stage: &mut Stage, link: LinkId, arrival: Arrival) {
+        let Some(process) = &mut self.process else { return };
+        let Some(known) = process.peers.links.get_mut(&link) else { return };
+        let name = PeerLink(link.0);
+        match arrival {
+            Arrival::Connected => {
+                let Some(dial) = known.dial.take() else { return };
+                self.step(stage, Input::Peer(PeerInput::LinkOpened { link: name, dial: Some(dial) }));
+            }
+            Arrival::Refused | Arrival::Closed => {
+                let dial = known.dial;
+                process.peers.links.remove(&link);
+                let input = match dial {
+                    Some(dial) => PeerInput::DialFailed { dial },
+                    None => PeerInput::LinkClosed { link: name },
+                };
+                self.step(stage, Input::Peer(input));
+            }
+            Arrival::Bytes(bytes) => {
+                known.stream.push(&bytes);
+                self.read_packets(stage, link);
+            }
+            Arrival::Room => self.flush_link(stage, link),
+            Arrival::Accepted { .. } => {}
+        }
+    }
+
+    fn read_packets(&mut self, stage: &mut Stage, link: LinkId) {
+        loop {
+            let Some(process) = &mut self.process else { return };
+            let Some(known) = process.peers.links.get_mut(&link) else { return };
+            let name = PeerLink(link.0);
+            match known.stream.next_item() {
+                Ok(Some(PeerItem::Packet(packet))) => {
+                    let now = stage.queue.now();
+                    stage.trace.note(now, || format!("server {} <- {link:?} {}", self.index, brief(&packet)));
+                    stage.observer.packet_came(self.index, link, &packet, now);
+                    self.step(stage, Input::Peer(PeerInput::Packet { link: name, packet }));
+                }
+                Ok(Some(PeerItem::Snapshot(item))) => {
+                    self.step(stage, Input::Peer(PeerInput::Snapshot { link: name, item }));
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    // Nothing in the simulated network changes bytes.
+                    return stage.violate(4, format!("server {} cannot read a packet: {error}", self.index));
+                }
+            }
+            // What one packet leads to may be a close: that is carried out before the next one is looked at.
+            self.carry_out_links(stage);
+        }
+    }
+
+    fn on_listened(&mut self, stage: &mut Stage, link: LinkId, arrival: Arrival) {
+        let Some(process) = &mut self.process else { return };
+        let bytes = match arrival {
+            Arrival::Bytes(bytes) => bytes,
+            Arrival::Closed => {
+                process.peers.listened.remove(&link);
+                return;
+            }
+            _ => return,
+        };
+        if let Some(known) = process.peers.listened.get_mut(&link) {
+            known.stream.push(&bytes);
+        }
+        loop {
+            let Some(process) = &mut self.process else { return };
+            let Some(known) = process.peers.listened.get_mut(&link) else { return };
+            match known.stream.next_item() {
+                Ok(Some(ElectionItem::Initial(initial))) => known.from = Some(initial.id()),
+                Ok(Some(ElectionItem::Notification(message))) => {
+                    let Some(from) = known.from else { continue };
+                    self.step(stage, Input::Notification { from, message });
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    process.peers.listened.remove(&link);
+                    return stage.net.close(&mut stage.queue, link, Side::Acceptor);
+                }
+            }
+        }
+    }
+
+    fn on_spoken(&mut self, stage: &mut Stage, link: LinkId, arrival: &Arrival) {
+        let Some(process) = &mut self.process else { return };
+        let Some(spoken) = process.peers.spoken.values_mut().find(|spoken| spoken.link == Some(link)) else {
+            return;
+        };
+        match arrival {
+            Arrival::Connected => {
+                spoken.is_open = true;
+                let host = format!("server{}", self.index + 1);
+                let address = oxkeeper_proto::HostPort { host, port: 3888 };
+                let mut out = InitialMessage::new(Server::id(self.index), address).to_vec();
+                out.extend(spoken.waiting.take().unwrap_or_default());
+                stage.net.send(&mut stage.queue, link, Side::Dialler, &out);
+            }
+            Arrival::Refused | Arrival::Closed => *spoken = Spoken::default(),
+            _ => {}
+        }
+    }
+
+    fn notify(&mut self, stage: &mut Stage, to: ServerId, notification: &Notification) {
+        let Some(process) = &mut self.process else { return };
+        let mut bytes = Vec::new();
+        notification.encode(&mut bytes);
+        if index_of(to) == self.index {
+            // What a server tells itself it hears at once.
+            let message = Ok(notification.clone());
+            process.inbox.push_back(Incoming::Vote(to, message));
+            return self.plan_turn(stage);
+        }
+        let spoken = process.peers.spoken.entry(index_of(to)).or_default();
+        match spoken.link {
+            Some(link) if spoken.is_open => {
+                stage.net.send(&mut stage.queue, link, Side::Dialler, &bytes);
+            }
+            Some(_) => spoken.waiting = Some(bytes),
+            None => {
+                spoken.waiting = Some(bytes);
+                let (from, to) = (Host::Server(self.index), Host::Server(index_of(to)));
+                spoken.link = Some(stage.net.dial(&mut stage.queue, from, to, Port::Election));
+            }
+        }
+    }
+
+    /// Does what the node wants done about the other servers.
+    pub(super) fn carry_out_peers(&mut self, stage: &mut Stage) {
+        let Some(process) = &mut self.process else { return };
+        if let Some(listens) = process.fx.peers.listen.take() {
+            stage.net.listen(Host::Server(self.index), Port::Quorum, listens);
+        }
+        // The configuration does not change here.
+        process.fx.peers.members = None;
+        for (to, notification) in std::mem::take(&mut process.fx.peers.notifications) {
+            self.notify(stage, to, &notification);
+        }
+        self.carry_out_links(stage);
+    }
+
+    fn carry_out_links(&mut self, stage: &mut Stage) {
+        let Some(process) = &mut self.process else { return };
+        for effect in std::mem::take(&mut process.fx.peers.links) {
+            self.link_effect(stage, effect);
+        }
+    }
+
+    fn link_effect(&mut self, stage: &mut Stage, effect: LinkEffect) {
+        let Some(process) = &mut self.process else { return };
+        match effect {
+            LinkEffect::Dial { server, dial } => {
+                let older: Vec<LinkId> =
+                    process.peers.links.iter().filter(|(_, l)| l.dial.is_some()).map(|(id, _)| *id).collect();
+                for link in older {
+                    process.peers.links.remove(&link);
+                    stage.net.close(&mut stage.queue, link, Side::Dialler);
+                }
+                let (from, to) = (Host::Server(self.index), Host::Server(index_of(server)));
+                let link = stage.net.dial(&mut stage.queue, from, to, Port::Quorum);
+                let dialled = QuorumLink {
+                    side: Side::Dialler,
+                    dial: Some(dial),
+                    stream: PeerStream::from_leader(RECORD_BYTES_MAX),
+                    out: Vec::new(),
+                    wants_room: false,
+                };
+                process.peers.links.insert(link, dialled);
+            }
+            LinkEffect::Send(name, packet) => self.send(stage, LinkId(name.0), &packet),
+            LinkEffect::Snapshot(name, bytes) => {
+                let link = LinkId(name.0);
+                if let Some(known) = process.peers.links.get_mut(&link) {
+                    known.out.extend(bytes);
+                    known.wants_room = true;
+                }
+                self.flush_link(stage, link);
+            }
+            LinkEffect::Close(name) => {
+                let link = LinkId(name.0);
+                if let Some(known) = process.peers.links.remove(&link) {
+                    stage.net.close(&mut stage.queue, link, known.side);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, stage: &mut Stage, link: LinkId, packet: &PeerPacket) {
+        let Some(process) = &mut self.process else { return };
+        let Some(known) = process.peers.links.get_mut(&link) else { return };
+        let now = stage.queue.now();
+        stage.trace.note(now, || format!("server {} -> {link:?} {}", self.index, brief(packet)));
+        stage.observer.packet_sent(self.index, link, packet, &self.disk);
+        packet.encode(&mut known.out);
+        self.flush_link(stage, link);
+    }
+
+    /// Writes what waits for a link, as far as the network takes it.
+    fn flush_link(&mut self, stage: &mut Stage, link: LinkId) {
+        let Some(process) = &mut self.process else { return };
+        let Some(known) = process.peers.links.get_mut(&link) else { return };
+        let taken = stage.net.send(&mut stage.queue, link, known.side, &known.out);
+        known.out.drain(..taken);
+        if known.out.len() < SLICE_ROOM && std::mem::take(&mut known.wants_room) {
+            process.inbox.push_back(Incoming::LinkRoom(link));
+            self.plan_turn(stage);
+        }
+    }
+
+    /// The next slice of a snapshot may go.
+    pub(super) fn link_has_room(&mut self, stage: &mut Stage, link: LinkId) {
+        let is_there = self.process.as_ref().is_some_and(|process| process.peers.links.contains_key(&link));
+        if is_there {
+            self.step(stage, Input::Peer(PeerInput::LinkWritable { link: PeerLink(link.0) }));
+        }
+    }
+}
+
+/// A packet without its content.
+fn brief(packet: &PeerPacket) -> String {
+    let text = format!("{packet:?}");
+    text.chars().take(110).collect()
+}
