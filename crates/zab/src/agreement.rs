@@ -539,6 +539,15 @@ impl Agreement {
         self.election.step(now, input, &mut self.election_out);
     }
 
+    /// A voter who helped to elect this leader looks for one again.
+    fn hear_of_disloyalty(&mut self, voter: ServerId) {
+        if let Role::Leading(leader) = &self.role
+            && leader.waits_in_vain(&self.cx)
+        {
+            self.end_role(Leave::because(format!("server {voter} voted for this one and does not come")));
+        }
+    }
+
     /// Lets election and configurations follow what has happened.
     fn settle(&mut self) {
         loop {
@@ -569,7 +578,8 @@ impl Agreement {
                         self.cx.emptied &= !(decision.is_new && counted.contains(&self.cx.me));
                         self.take_role(decision.vote.leader);
                     }
-                    election::Output::Decided(_) | election::Output::Disloyal(_) => {}
+                    election::Output::Disloyal(voter) => self.hear_of_disloyalty(voter),
+                    election::Output::Decided(_) => {}
                 }
             }
         }
