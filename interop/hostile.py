@@ -412,7 +412,7 @@ def event_storm(full):
 def watches_everywhere(full):
     """H8: watches on paths that are not there, as many as one likes."""
     count = 1_000_000 if full else 150_000
-    with Target("H8 watches on absent paths", memory_mib=16 + count // 4500) as t:
+    with Target("H8 watches on absent paths", memory_mib=24 + count // 4000) as t:
         s = t.session(timeout=60000)
         for begin in range(0, count, 1000):
             calls = [s.send("exists", text(f"/absent/{n:09}") + b"\1") for n in range(begin, begin + 1000)]

@@ -176,7 +176,7 @@ impl Node {
     /// When the node wants a [`Input::Tick`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Duration {
-        if self.reaping.is_some() {
+        if self.reaping.is_some() || self.watches.is_freeing() {
             return self.now.mono;
         }
         let mut soonest = self.check_idle_at_ms;
@@ -248,6 +248,7 @@ impl Node {
 
     fn tick(&mut self, fx: &mut Effects) {
         let now_ms = millis(self.now.mono);
+        self.watches.free_some();
         if let Order::Ensemble(member) = &mut self.order {
             member.agreement.tick(now_ms);
         }

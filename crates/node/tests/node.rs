@@ -4,6 +4,8 @@
 #[path = "support/world.rs"]
 mod world;
 
+use std::time::Duration;
+
 use oxkeeper_node::{Answer, Input, Query, QueryId, SnapshotStep, Ticket};
 use oxkeeper_proto::{
     AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, Names, OpCode, Reader, Reply, ReplyHeader,
@@ -374,6 +376,24 @@ fn a_closed_connection_leaves_nothing_behind() {
     w.step(Input::Query(QueryId(7), Query::Expiries));
     let Some((QueryId(7), Answer::Expiries(report))) = w.fx.answers.pop() else { panic!("no answer") };
     assert_eq!(report.sessions.len(), 1, "its session lives on");
+}
+
+#[test]
+fn very_many_watches_of_a_closed_connection_go_in_the_next_ticks() {
+    let mut w = World::new();
+    let conn = w.client();
+    for n in 0..5000 {
+        w.send(conn, n, &exists(&format!("/absent{n}"), true));
+    }
+    assert_eq!(w.node.status().watches, 5000);
+    w.step(Input::Closed { conn });
+    let now = Duration::from_millis(w.now_ms);
+    let mut ticks = 0;
+    while w.node.deadline() == now {
+        w.step(Input::Tick);
+        ticks += 1;
+    }
+    assert_eq!((w.node.status().watches, ticks), (0, 3));
 }
 
 #[test]
