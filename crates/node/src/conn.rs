@@ -103,6 +103,9 @@ pub(crate) struct Conn {
     frames: (usize, usize),
     /// There is no room for its replies, which is its own doing: what waits here hinders nobody else.
     pub(crate) is_full: bool,
+    /// Whether a sync in the line is not done. What comes behind it is kept as it came: a write that went on its way
+    /// could be final before the sync is, and what is read between the two would show it.
+    pub(crate) is_syncing: bool,
     /// Whether the driver was told to stop reading.
     pub(crate) paused: bool,
     pub(crate) opened_ms: u64,
@@ -134,6 +137,7 @@ impl Conn {
             waiting: VecDeque::new(),
             frames: (0, 0),
             is_full: false,
+            is_syncing: false,
             paused: false,
             opened_ms: now_ms,
             established_ms: wall_ms,

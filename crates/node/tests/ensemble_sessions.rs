@@ -131,6 +131,37 @@ fn a_sync_shows_what_was_written_elsewhere_before() {
 }
 
 #[test]
+fn what_comes_behind_a_sync_waits_for_it() {
+    let mut e = Ensemble::new(3, 8);
+    e.settle();
+    for host in 0..3 {
+        let (at, _) = e.client(host, 4000);
+        let path = format!("/n{host}");
+        for round in 0..3 {
+            let xid = round * 6;
+            e.send(at, xid + 1, &sync());
+            e.send(at, xid + 2, &exists(&path));
+            e.send(at, xid + 3, &create(&path, 0));
+            e.send(at, xid + 4, &sync());
+            e.send(at, xid + 5, &exists(&path));
+            e.send(at, xid + 6, &Request::Delete { path: path.as_str().into(), version: -1 });
+        }
+        e.run(100);
+        let seen = e.seen(at);
+        let codes: Vec<(i32, ErrorCode)> = seen
+            .iter()
+            .map(|seen| match seen {
+                Seen::Reply(xid, _, code) => (*xid, *code),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = [OK, ErrorCode::NONODE, OK, OK, OK, OK].into_iter().cycle();
+        assert_eq!(codes, (1..=18).zip(expected).collect::<Vec<_>>(), "no read shows a later write");
+        assert!(seen.is_sorted_by_key(|seen| if let Seen::Reply(_, zxid, _) = seen { *zxid } else { 0 }));
+    }
+}
+
+#[test]
 fn a_new_leader_gives_every_session_its_full_timeout() {
     let mut e = Ensemble::new(3, 7);
     e.settle();

@@ -1,7 +1,7 @@
 //! The history's main check: every reply names its place in the one order, so the order is replayed through a plain
 //! model and every reply must be what the model says at that place. Then the order is held against real time.
 //!
-//! The witness is issued by the system under test; `search` looks at some of the same histories
+//! The witness is issued by the system under test; [`search`](crate::search) looks at some of the same histories
 //! without it.
 
 use std::collections::{BTreeMap, BTreeSet};

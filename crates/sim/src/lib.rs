@@ -24,6 +24,7 @@ pub mod planted;
 pub mod process;
 pub mod queue;
 pub mod run;
+pub mod search;
 pub mod swarm;
 pub mod trace;
 pub mod watches;

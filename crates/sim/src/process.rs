@@ -139,6 +139,8 @@ struct Process {
     chore_planned: bool,
     preparing: bool,
     writer: Option<(SnapshotWriter, Option<i64>)>,
+    /// Of which transaction.
+    writing: Option<Zxid>,
     /// Whether the last snapshot came to nothing.
     snapshot_failed: bool,
     peers: Peers,
@@ -320,6 +322,7 @@ impl Server {
             chore_planned: false,
             preparing: false,
             writer: None,
+            writing: None,
             snapshot_failed: false,
             peers: Peers::default(),
             role: (Role::Standalone, false, Epoch(0)),

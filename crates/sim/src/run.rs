@@ -11,6 +11,7 @@ use crate::checker;
 use crate::faults::FaultKind;
 use crate::observer::{Checked, Violation};
 use crate::queue::{Nanos, SECOND};
+use crate::search;
 use crate::swarm::{Profile, Swarm};
 use crate::trace::Trace;
 use crate::watches;
@@ -47,7 +48,7 @@ const CONVERGENCE: Nanos = 120 * SECOND;
 pub fn run(seed: u64, profile: Profile, keep: usize) -> Report {
     let trace = Trace::of(keep);
     let mut chance = Chance::new(seed);
-    let swarm = Swarm::draw(profile, &mut chance);
+    let swarm = Swarm::draw(profile.of(seed), &mut chance);
     let ran = panic::catch_unwind(AssertUnwindSafe(|| run_swarm(seed, &swarm, &mut chance, trace.clone())));
     ran.unwrap_or_else(|payload| panicked(seed, &*payload, &trace))
 }
@@ -113,7 +114,17 @@ fn check(world: &mut World, swarm: &Swarm) {
         Ok((replayed, events))
     });
     match checked {
-        Ok((replayed, events)) => stage.observer.books_hold(&replayed, events),
+        Ok((replayed, events)) => {
+            stage.observer.books_hold(&replayed, events);
+            match search::verify(&stage.history, swarm.voters == 0) {
+                Ok(registers) => stage.counts.registers += registers,
+                Err((start, operations)) => {
+                    let what =
+                        format!("no order explains these operations from {start:?} on: {operations:?}");
+                    stage.violate(9, what);
+                }
+            }
+        }
         Err(violation) => stage.violate(violation.invariant, violation.what),
     }
 }

@@ -98,6 +98,7 @@ impl Agreement {
             limits: setup.limits,
             accepted: setup.accepted.max(setup.current),
             current: setup.current,
+            epochs_handed_over: (setup.accepted.max(setup.current), setup.current),
             quorums: Arc::new(Quorums::new(&setup.committed, Some(&seen))),
             committed: setup.committed,
             seen,
@@ -496,6 +497,8 @@ impl Agreement {
         if !self.cx.is_drained() || task.is_some() {
             return;
         }
+        // What is on the disk binds this server, whether or not its last role came to say so.
+        (self.cx.accepted, self.cx.current) = self.cx.epochs_handed_over;
         if *reload {
             let number = self.cx.next_task();
             *task = Some(number);
@@ -539,6 +542,15 @@ impl Agreement {
         self.election.step(now, input, &mut self.election_out);
     }
 
+    /// A voter who helped to elect this leader looks for one again.
+    fn hear_of_disloyalty(&mut self, voter: ServerId) {
+        if let Role::Leading(leader) = &self.role
+            && leader.waits_in_vain(&self.cx)
+        {
+            self.end_role(Leave::because(format!("server {voter} voted for this one and does not come")));
+        }
+    }
+
     /// Lets election and configurations follow what has happened.
     fn settle(&mut self) {
         loop {
@@ -569,7 +581,8 @@ impl Agreement {
                         self.cx.emptied &= !(decision.is_new && counted.contains(&self.cx.me));
                         self.take_role(decision.vote.leader);
                     }
-                    election::Output::Decided(_) | election::Output::Disloyal(_) => {}
+                    election::Output::Disloyal(voter) => self.hear_of_disloyalty(voter),
+                    election::Output::Decided(_) => {}
                 }
             }
         }

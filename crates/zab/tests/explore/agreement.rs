@@ -310,7 +310,8 @@ impl Agreements {
         }
         let is_leader = one.agreement.as_ref().is_some_and(|one| one.state() == ServerState::Leading);
         let state = one.state.clone();
-        if is_leader {
+        // A leader that others have gone on without may learn late that what they have agreed on since is final.
+        if is_leader && state.len() > world.seen.agreed.len() {
             Rc::make_mut(&mut world.seen).agreed.push((zxid, payload));
             self.check_quorum(world, "I8: it is final")?;
         }
