@@ -425,6 +425,48 @@ def watches_everywhere(full):
         t.eventually("they go with their connection", lambda: "Total watches:0" in four_letter_word(t.port, "wchs"))
 
 
+def little_memory(full):
+    """H8, H13: whoever adds watches and data without end on a server that may take little: growth is refused, all else goes
+    on, and there is room again when watches go with their connection and data are deleted."""
+    limit = 96
+    with Target("H8 H13 growth without end", {"memoryLimitInMb": str(limit)}, memory_mib=limit) as t:
+        s = t.session(timeout=60000)
+        refused = None
+        for begin in range(0, 2_000_000, 1000):
+            calls = [s.send("exists", text(f"/absent/{n:09}") + b"\1") for n in range(begin, begin + 1000)]
+            answers = [s.receive("exists", xid)[1] for xid in calls]
+            if -119 in answers:
+                refused = begin
+                break
+        t.true(f"watches are refused after {refused}", refused is not None)
+        t.true("a read without a watch", s.call("exists", text("/absent/1") + b"\0")[1] == -101)
+        t.true("a create is refused too", s.call("create", create_body("/more", b"x" * 1000))[1] == -119)
+        t.true("a ping", s.ping()[1] == 0)
+        t.true(f"{t.resident()} MiB of {limit}", t.resident() < limit)
+        s.sock.close()
+        s = None
+
+        def grows():
+            nonlocal s
+            try:
+                s = s or t.session(timeout=60000)
+                return s.call("create", create_body("/room", b"x"))[1] in (0, -110)
+            except (Closed, OSError):
+                s = None
+                return False
+        t.eventually("there is room when the watches are gone", grows)
+        made = 0
+        while (err := s.call("create", create_body(f"/much{made}", b"m" * 50_000))[1]) == 0:
+            made += 1
+            t.true("data do not grow without end", made < 10_000)
+        t.true(f"data that grow are refused: {err} after {made}", err == -119)
+        t.true(f"{t.resident()} MiB of {limit}", t.resident() < limit)
+        for n in range(made):
+            t.true("a delete", s.call("delete", text(f"/much{n}") + i32(-1))[1] == 0)
+        t.eventually("there is room when the data are gone", grows)
+        s.close()
+
+
 def words(full):
     """H9: four-letter words as fast as they come, cut short, with much behind them, and within a session."""
     seconds = 20 if full else 4
@@ -673,7 +715,7 @@ def noise(full):
 
 CASES = {
     "H1": lengths, "H2": claims, "H4": flood, "H6": never_reads, "H7": many_watch_one, "H7b": event_storm,
-    "H8": watches_everywhere, "H9": words, "H11": sessions, "H12": guesses, "H13": shapes, "H14": multis,
+    "H8": watches_everywhere, "H8b": little_memory, "H9": words, "H11": sessions, "H12": guesses, "H13": shapes, "H14": multis,
     "H15": every_opcode, "H20": noise,
 }
 
