@@ -111,6 +111,8 @@ impl Agreement {
             wants_snapshot: false,
             may_read_log: setup.may_read_log,
             appending: VecDeque::new(),
+            promising: VecDeque::new(),
+            taking: VecDeque::new(),
             ticket: Ticket(0),
             persisted: Ticket(0),
             tasks: 0,

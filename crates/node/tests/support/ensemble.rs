@@ -422,7 +422,8 @@ impl Ensemble {
             return true;
         }
         if let Some((ticket, work)) = running.work.pop_front() {
-            if matches!(work, Durable::InstallSnapshot(_)) && running.writing.is_some() {
+            let looks_at_snapshots = matches!(work, Durable::InstallSnapshot(_) | Durable::Truncate(_));
+            if looks_at_snapshots && running.writing.is_some() {
                 running.work.push_front((ticket, work));
                 return false;
             }
