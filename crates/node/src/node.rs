@@ -203,6 +203,12 @@ impl Node {
         self.tree.digest()
     }
 
+    /// A number for the whole committed state, for tests. Costs as much as a snapshot.
+    #[must_use]
+    pub fn state_hash(&self) -> u64 {
+        self.tree.state_hash()
+    }
+
     /// The newest transaction applied.
     #[must_use]
     pub fn last_zxid(&self) -> Zxid {

@@ -69,7 +69,7 @@ fn violation(invariant: u8, what: String) -> Violation {
 pub fn verify(
     history: &History,
     agreed: &BTreeMap<Zxid, Bytes>,
-    rules: Rules,
+    rules: &Rules,
 ) -> Result<Replayed, Violation> {
     let mut replay = Replay {
         history,
@@ -105,7 +105,7 @@ pub fn verify(
         replay.read(index)?;
     }
     replay.check_lost_writes()?;
-    check_real_time(history, &rules)?;
+    check_real_time(history, rules)?;
     Ok(replay.out)
 }
 

@@ -31,5 +31,5 @@ pub mod watches;
 pub mod workload;
 pub mod world;
 
-pub use run::{Report, run};
+pub use run::{Record, Report, record, run};
 pub use swarm::Profile;

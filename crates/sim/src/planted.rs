@@ -22,6 +22,7 @@ const fn grade(fault: Fault, profile: Profile, budget: u64) -> Grade {
 
 /// The faults that servers of today can have.
 pub const GRADES: &[Grade] = &[
+    grade(Fault::Canary, Profile::Calm, 1),
     grade(Fault::ReplyBeforeSync, Profile::Standard, 20),
     grade(Fault::SyncRetried, Profile::Storage, 200),
     grade(Fault::TornTailAccepted, Profile::Storage, 500),
@@ -33,7 +34,6 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::RecursiveWithoutRights, Profile::Watch, 300),
     grade(Fault::MultiPrefixApplied, Profile::Standard, 50),
     grade(Fault::SequenceReused, Profile::Standard, 50),
-    grade(Fault::AclTableLate, Profile::Storage, 500),
     grade(Fault::WallClockExpiry, Profile::Standard, 100),
     grade(Fault::OutboxUnbounded, Profile::Watch, 300),
     grade(Fault::CallLostOnReconnect, Profile::Standard, 50),
@@ -43,7 +43,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::EpochAfterAck, Profile::Election, 50),
     grade(Fault::AcceptedEpochUnsynced, Profile::Election, 300),
     grade(Fault::EpochDirectoryUnsynced, Profile::Election, 50),
-    grade(Fault::TruncateFailureIgnored, Profile::Election, 300),
+    grade(Fault::TruncateFailureIgnored, Profile::Election, 500),
     grade(Fault::PartialSnapshotKept, Profile::Election, 300),
     grade(Fault::HistoryHole, Profile::Ensemble, 100),
     grade(Fault::CommitInSyncDropped, Profile::Ensemble, 300),
@@ -56,6 +56,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::SyncWithoutQuorum, Profile::Ensemble, 300),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),
     grade(Fault::OldTimerSurvives, Profile::Election, 300),
+    grade(Fault::WipedVotes, Profile::Election, 500),
 ];
 
 impl Grade {

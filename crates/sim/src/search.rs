@@ -161,13 +161,28 @@ fn piece(calls: &[&Call]) -> Option<(State, Vec<Operation>)> {
     }
     // What was asked before it was made may have found nothing; the search begins after.
     operations.retain(|operation| operation.from > made || operation.to == Nanos::MAX);
-    operations.truncate(OPERATIONS_MAX);
+    cut(&mut operations);
     let overlapping = calls.iter().any(|call| {
         call.op == OpCode::SetData
             && call.invoked <= made
             && call.told().is_none_or(|told| told.at > made || told.err.is_ok())
     });
     if overlapping { None } else { Some(((data, 0), operations)) }
+}
+
+/// Leaves no more operations than can be looked at: up to a moment at which none was under way.
+fn cut(operations: &mut Vec<Operation>) {
+    if operations.len() <= OPERATIONS_MAX {
+        return;
+    }
+    let (mut answered, mut quiet) = (0, 0);
+    for (place, operation) in operations.iter().enumerate().take(OPERATIONS_MAX) {
+        if answered < operation.from {
+            quiet = place;
+        }
+        answered = answered.max(operation.to);
+    }
+    operations.truncate(quiet);
 }
 
 fn operation(call: &Call, request: &Request<'_>) -> Option<Option<Operation>> {

@@ -186,6 +186,7 @@ impl Swarm {
         let timeout_ticks = chance.within(2..12);
         for _ in 0..count {
             let kind = match profile {
+                Profile::Watch if self.clients.is_empty() && chance.happens(0.15) => Kind::Flood,
                 Profile::Watch if chance.happens(0.6) => Kind::Watch,
                 _ => chance.pick(&kinds).copied().unwrap_or(Kind::Register),
             };

@@ -221,7 +221,7 @@ impl World {
                 if let Some(server) = servers.get_mut(index) {
                     server.start(stage);
                     if !server.is_up() {
-                        planner.not_started(stage, server, index);
+                        planner.not_started(stage, servers, index);
                     }
                 }
             }
