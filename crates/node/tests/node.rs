@@ -30,6 +30,32 @@ fn nothing_is_acknowledged_before_it_is_durable() {
 }
 
 #[test]
+fn a_connection_cannot_be_everybody() {
+    let mut w = World::new();
+    let conn = w.client();
+    let claim = |w: &mut World, n: usize| {
+        let auth = format!("user{n}:secret");
+        let auth = Request::Auth { scheme: Some("digest".into()), auth: Some(auth.as_bytes()) };
+        w.send(conn, -4, &auth);
+    };
+    // The first identity is the address.
+    for n in 1..1000 {
+        claim(&mut w, n);
+        claim(&mut w, n);
+    }
+    assert!(!w.is_closed(conn));
+    claim(&mut w, 1000);
+    assert!(w.is_closed(conn));
+    let conn = w.client();
+    let long = format!("{}:x", "u".repeat(700_000));
+    for n in 0..2 {
+        let auth = format!("{n}{long}");
+        w.send(conn, -4, &Request::Auth { scheme: Some("digest".into()), auth: Some(auth.as_bytes()) });
+        assert_eq!(w.is_closed(conn), n == 1);
+    }
+}
+
+#[test]
 fn a_read_sees_the_writes_before_it_and_none_after() {
     let mut w = World::new();
     let conn = w.client();
