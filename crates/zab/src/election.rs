@@ -298,16 +298,6 @@ impl Election {
         }
     }
 
-    /// Whether it may help to elect: false for an observer, a server that the configuration does not know, and
-    /// a voter whose data are gone.
-    #[must_use]
-    pub fn is_counted(&self) -> bool {
-        match &self.role {
-            Role::Looking(looking) => looking.is_counted() && self.committed.is_voter(self.me),
-            _ => self.committed.is_voter(self.me),
-        }
-    }
-
     /// Messages that made no sense so far.
     #[must_use]
     pub fn malformed(&self) -> u64 {
