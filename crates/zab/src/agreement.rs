@@ -450,6 +450,23 @@ impl Agreement {
         (self.cx.accepted, self.cx.current)
     }
 
+    /// Whether the state is one that this server stands by: not while the log is cut behind its back, or a snapshot comes
+    /// in its place. Else no snapshot of it must reach the disk.
+    #[must_use]
+    pub fn is_state_whole(&self) -> bool {
+        match &self.role {
+            Role::Between { reload, task, .. } => !reload && task.is_none(),
+            Role::Learning(learner) => learner.is_state_whole(),
+            Role::Looking | Role::Leading(_) => true,
+        }
+    }
+
+    /// Whether a snapshot that a leader has sent is being written to the disk for good.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        matches!(&self.role, Role::Learning(learner) if learner.is_installing())
+    }
+
     /// Whether a transaction up to this one is on its way to the log and not there yet. A snapshot must not become
     /// whole before: after a crash it would hide a hole in the log.
     #[must_use]
@@ -649,6 +666,16 @@ mod tests {
         assert!(drain(&mut agreement).iter().any(|action| matches!(action, Action::Apply(_))));
         agreement.sync_here(1);
         assert_eq!(drain(&mut agreement), [Action::SyncDone(1)]);
+    }
+
+    #[test]
+    fn links_have_a_bound() {
+        let mut agreement = leader();
+        let most = crate::leader::PEERS_MAX as u64;
+        for link in 0..most + 1 {
+            agreement.link_opened(200, LinkId(link), None);
+        }
+        assert_eq!(drain(&mut agreement), [Action::Close(LinkId(most))]);
     }
 
     /// ZOOKEEPER-1277: the counter ran over into the epoch, and zxids were used twice. Its last value is never

@@ -21,6 +21,9 @@ use crate::quorum::{Oracle, Quorums, Tracker};
 /// Ticks after which a leader without a quorum takes a voter's second thoughts for an answer.
 const DISLOYAL_AFTER_TICKS: i64 = 2;
 
+/// Links to learners, and to whoever else has found the quorum port. More are closed at once.
+pub(crate) const PEERS_MAX: usize = 1024;
+
 /// How far a leader is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
@@ -197,7 +200,11 @@ impl Leader {
         (voters.count(), self.peers.values().filter(joined).count())
     }
 
-    pub(crate) fn link_opened(&mut self, cx: &Common, link: LinkId) {
+    pub(crate) fn link_opened(&mut self, cx: &mut Common, link: LinkId) {
+        if self.peers.len() >= PEERS_MAX {
+            tracing::warn!("Closing a link: {PEERS_MAX} are open");
+            return cx.out.push_back(Action::Close(link));
+        }
         let peer = Peer {
             server: ServerId(-1),
             observes: false,

@@ -151,6 +151,14 @@ impl Learner {
         matches!(self.base, Base::Reloading(awaited, _) if awaited == task)
     }
 
+    pub(crate) fn is_state_whole(&self) -> bool {
+        matches!(self.base, Base::Ready | Base::Installing(_))
+    }
+
+    pub(crate) fn is_installing(&self) -> bool {
+        matches!(self.base, Base::Installing(_))
+    }
+
     pub(crate) fn has_snapshot_under_way(&self) -> bool {
         matches!(self.base, Base::Loading(_) | Base::Clearing(..) | Base::Installing(_))
     }
