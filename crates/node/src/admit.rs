@@ -34,6 +34,7 @@ impl Node {
         let now_ms = millis(self.now.mono);
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Phase::Open(key) = conn.phase else { return };
+        let conn_is_syncing = conn.is_syncing;
         let mut reader = Reader::new(bytes);
         let Ok(header) = RequestHeader::decode(&mut reader) else {
             warn!("Closing session {}: a frame of {} bytes holds no header", conn.session, bytes.len());
@@ -60,6 +61,9 @@ impl Node {
                 Notice::last(header.xid, Zxid::ZERO, ErrorCode::SESSIONCLOSEDREQUIRESASLAUTH),
                 fx,
             );
+        }
+        if conn_is_syncing && op.is_some_and(|op| is_write(op) || is_read(op)) {
+            return self.keep(id, bytes, received_ms, fx);
         }
         match op {
             Some(op) if is_write(op) => {
@@ -108,15 +112,18 @@ impl Node {
         }
     }
 
-    /// Looks at what came before the session was open, in its order: a write among it must not wait behind another
+    /// Looks at what came before the session was open, or behind a sync, in its order: a write among it must not wait behind another
     /// one, or what comes later would overtake it.
     pub(crate) fn admit_kept(&mut self, id: ConnId, fx: &mut Effects) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         for kept in std::mem::take(&mut conn.waiting) {
             self.outstanding -= 1;
             self.large_waiting -= kept.large_bytes();
-            if let Waiting::Frame { bytes, received_ms, .. } = kept {
-                self.admit(id, &bytes, received_ms, fx);
+            match kept {
+                Waiting::Frame { bytes, received_ms, .. } => self.admit(id, &bytes, received_ms, fx),
+                Waiting::Reply(notice) => self.reply_in_turn(id, notice, fx),
+                // Nothing else waits behind what is not looked at yet.
+                Waiting::Write { .. } | Waiting::Written { .. } | Waiting::Sync { .. } => {}
             }
         }
     }
@@ -198,7 +205,11 @@ impl Node {
                         return self.close(id, fx);
                     }
                 }
-                Waiting::Written { call, frame, close } => {
+                Waiting::Written { call, mut frame, close } => {
+                    // What went out before it may have shown a newer state already.
+                    if let Some(zxid) = frame.get_mut(REPLY_ZXID) {
+                        zxid.copy_from_slice(&self.tree.last_zxid().0.to_be_bytes());
+                    }
                     fx.write(id).extend_from_slice(&frame);
                     self.count_reply(id, call, frame.len() - 4);
                     if close {
@@ -210,6 +221,7 @@ impl Node {
                     let body = Reply::Path(path.as_deref().map(Into::into));
                     let size = reply::write(fx, id, call.xid, zxid, ErrorCode::OK, &body);
                     self.count_reply(id, call, size);
+                    return self.admit_kept(id, fx);
                 }
                 Waiting::Write { .. } => return,
             }
@@ -249,6 +261,9 @@ impl Node {
         }
     }
 }
+
+/// Where a reply's frame has its zxid: behind its length and its xid.
+const REPLY_ZXID: std::ops::Range<usize> = 8..16;
 
 /// Whether a request that cannot be read fails with a zxid. Java takes the zxid before it reads a multi, and
 /// after it has read the bytes of anything else; that a path is null it only sees later.

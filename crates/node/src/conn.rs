@@ -95,6 +95,9 @@ pub(crate) struct Conn {
     pub(crate) read_only: Option<bool>,
     pub(crate) identities: Vec<Identity>,
     pub(crate) waiting: VecDeque<Waiting>,
+    /// Whether a sync in the line is not done. What comes behind it is kept as it came: a write that went on its way
+    /// could be final before the sync is, and what is read between the two would show it.
+    pub(crate) is_syncing: bool,
     /// Whether the driver was told to stop reading.
     pub(crate) paused: bool,
     pub(crate) opened_ms: u64,
@@ -124,6 +127,7 @@ impl Conn {
             read_only: None,
             identities,
             waiting: VecDeque::new(),
+            is_syncing: false,
             paused: false,
             opened_ms: now_ms,
             established_ms: wall_ms,

@@ -166,6 +166,7 @@ impl Node {
                 && !*is_done
             {
                 *is_done = true;
+                conn.is_syncing = false;
                 break;
             }
         }

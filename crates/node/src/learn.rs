@@ -68,6 +68,9 @@ impl Node {
             return self.reply_in_turn(id, Notice::refusal(call.xid, ErrorCode::MARSHALLINGERROR), fx);
         };
         let path = path.as_deref().map(Into::into);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.is_syncing = true;
+        }
         self.wait(id, Waiting::Sync { call, path, is_done: false }, fx);
         if self.duty() == Duty::Forwards {
             if self.pass_on(id, call.xid, OpCode::Sync, body).is_none() {

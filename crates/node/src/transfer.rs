@@ -79,8 +79,8 @@ impl Node {
     }
 
     pub(crate) fn take_snapshot(&mut self, fx: &mut Effects) {
-        // While one is coming there is nothing to show.
-        let is_loading = self.as_member().is_some_and(|member| member.loader.is_some());
+        // While the log is cut, or a snapshot comes, there is nothing to show.
+        let is_loading = self.as_member().is_some_and(|member| !member.agreement.is_state_whole());
         let is_busy = self.transfers().is_some_and(|transfers| transfers.target != Target::Nowhere);
         match if is_loading || is_busy { None } else { self.tree.begin_snapshot() } {
             Some(start) => {

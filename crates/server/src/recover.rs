@@ -86,6 +86,9 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
     }
     let tear = reader.tear().cloned();
     check_reached(dirs, tree.last_zxid())?;
+    if digest_mismatches > 0 {
+        check_passed(dirs, snapshot)?;
+    }
     let log_end = reader.end().map(|(path, end)| (path.to_owned(), end));
     let orphans = tree.drop_orphans();
     if orphans > 0 {
@@ -109,6 +112,21 @@ fn check_reached(dirs: &Directories, last: Zxid) -> Result<(), StorageError> {
                 "the file is no whole snapshot, and what else is there ends at {last}, so acknowledged transactions \
                  would be lost. Restore it from a backup, or remove it to go on without them"
             ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a state that does not fit its digests if a newer snapshot had to be passed over: the log does not go on
+/// from where this one began. So it is after a leader's snapshot took the place of the log, and was damaged.
+fn check_passed(dirs: &Directories, begun: Option<Zxid>) -> Result<(), StorageError> {
+    match newest_named(&*dirs.disk, &dirs.snapshots)? {
+        Some((newest, len)) if Some(newest.zxid) > begun => Err(StorageError::Damaged {
+            path: newest.path,
+            offset: len,
+            what: "the file is no whole snapshot, and the log goes on from it and from no older one. Restore it from a \
+                   backup, or let this server fetch a snapshot from the ensemble"
+                .to_owned(),
         }),
         _ => Ok(()),
     }

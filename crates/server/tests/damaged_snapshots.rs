@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oxkeeper_node::Rules;
-use oxkeeper_proto::Zxid;
+use oxkeeper_proto::{OpCode, SessionId, Txn, TxnDigest, TxnHeader, TxnRecord, Xid, Zxid};
 use oxkeeper_server::{RecoverOptions, Recovered, recover};
-use oxkeeper_storage::{Directories, MemoryDisk, RealDisk, StorageError};
+use oxkeeper_storage::{
+    Compression, Directories, Disk, LogOptions, MemoryDisk, RealDisk, SnapshotWriter, StorageError, TxnLog,
+};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/datadir-3.8.0/version-2").join(name)
@@ -76,6 +78,39 @@ fn snapshot_that_nothing_replaces_is_not_passed_over() {
     // A first start that was cut short: there was nothing yet.
     let dir = with_files(&[("snapshot.0", Some(100))]);
     assert_eq!(load(dir.path(), true, false).unwrap().tree.last_zxid(), Zxid::ZERO);
+}
+
+#[test]
+fn a_log_that_goes_on_from_a_damaged_snapshot_alone_is_not_replayed_over_an_older_one() {
+    // A leader's snapshot of a later epoch took the place of the log, and was damaged: zxids show no gap.
+    let disk = MemoryDisk::default();
+    let dirs = Directories::new(Arc::new(disk.clone()), Path::new("/d"), Path::new("/d"));
+    let writer =
+        SnapshotWriter::create(dirs.disk.clone(), &dirs.snapshots, Zxid::new(1, 5), Compression::None)
+            .unwrap();
+    let name = writer.finish(None, true).unwrap();
+    disk.open(&dirs.snapshots.join(name)).unwrap().set_size(20).unwrap();
+    let oldest = std::fs::read(fixture("snapshot.0")).unwrap();
+    disk.create(&dirs.snapshots.join("snapshot.0")).unwrap().write_at(&oldest, 0).unwrap();
+    let (session, cxid, zxid, time) = (SessionId(7), Xid(0), Zxid::new(1, 6), 1);
+    let record = TxnRecord {
+        header: TxnHeader { session, cxid, zxid, time, op: OpCode::CreateSession },
+        txn: Txn::CreateSession { timeout_ms: 1000 },
+        digest: Some(TxnDigest { version: TxnDigest::VERSION, digest: 12345 }),
+    };
+    let mut payload = Vec::new();
+    record.encode(&mut payload);
+    let log_options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+    let mut log = TxnLog::new(dirs.disk.clone(), dirs.logs.clone(), log_options);
+    log.append(zxid, &payload);
+    log.commit().unwrap();
+    let options =
+        RecoverOptions { rules: Rules::DEFAULT, record_bytes_max: 1 << 20, trust_empty: false, seed: 5 };
+    let error = recover(&dirs, &options).unwrap_err().to_string();
+    assert!(
+        error.contains("snapshot.100000005 is damaged") && error.contains("from no older one"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use oxkeeper_node::{Loader, Proposal, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
     Candidate, Compression, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader,
-    SnapshotWriter, StorageError, Tear, candidates, cut, settle,
+    SnapshotWriter, StorageError, Tear, candidates, cut, newest_named, settle,
 };
 
 /// The longest record.
@@ -67,6 +67,7 @@ pub fn read_state(dirs: &Directories, rules: Rules, seed: u64) -> Result<State, 
     if recent.len() > RECENT {
         recent.drain(..recent.len() - RECENT);
     }
+    check_passed(dirs, snapshot, tree.last_zxid(), mismatches)?;
     let tear = reader.tear().cloned();
     let end = reader.end().map(|(path, end)| (path.to_owned(), end));
     tree.drop_orphans();
@@ -92,6 +93,22 @@ pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, Stora
     }
     let State { tree, recent, replayed, mismatches, .. } = state;
     Ok(Booted { tree, recent, snapshot_due: replayed > 0, mismatches, is_empty })
+}
+
+/// As a real server does: what a damaged snapshot held must be in the log as well.
+fn check_passed(
+    dirs: &Directories,
+    begun: Option<Zxid>,
+    last: Zxid,
+    mismatches: u64,
+) -> Result<(), StorageError> {
+    match newest_named(&*dirs.disk, &dirs.snapshots)? {
+        Some((newest, _)) if newest.zxid > last || Some(newest.zxid) > begun && mismatches > 0 => {
+            let what = format!("{} is damaged, and the log does not make up for it", newest.path.display());
+            Err(StorageError::Refused(what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An empty directory: the first snapshot comes before the first record.

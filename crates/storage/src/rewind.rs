@@ -53,16 +53,28 @@ fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Resu
     file.sync_data().map_err(failed)
 }
 
-/// Removes every log file, durably: a snapshot from the leader has taken their place, and no DIFF may be read across
-/// the gap between them and it.
+/// Leaves nothing but the snapshot of this zxid, which a leader has sent and which is whole and has its name, durably.
+///
+/// Newer snapshots hold what was never agreed and would be taken for the state. Logs may go on from another history, and
+/// no DIFF may be read across the gap between them and the snapshot. Older snapshots are of no use without the logs:
+/// were this one damaged, a start would take them and go on with what is logged from now on.
 ///
 /// # Errors
 /// The disk failed.
-pub fn remove_logs(dirs: &Directories) -> Result<(), StorageError> {
-    let mut logs = named(&*dirs.disk, &dirs.logs, names::parse_log)?;
+pub fn install(dirs: &Directories, zxid: Zxid) -> Result<(), StorageError> {
+    let disk = &*dirs.disk;
+    let mut snapshots =
+        named(disk, &dirs.snapshots, |name| names::parse_snapshot(name).map(|(zxid, _)| zxid))?;
+    snapshots.sort();
+    snapshots.reverse();
+    let (newer, older): (Vec<_>, Vec<_>) =
+        snapshots.into_iter().filter(|(other, _)| *other != zxid).partition(|(other, _)| *other > zxid);
+    remove(disk, &dirs.snapshots, newer.into_iter())?;
+    let mut logs = named(disk, &dirs.logs, names::parse_log)?;
     logs.sort();
     logs.reverse();
-    remove(&*dirs.disk, &dirs.logs, logs.into_iter())
+    remove(disk, &dirs.logs, logs.into_iter())?;
+    remove(disk, &dirs.snapshots, older.into_iter())
 }
 
 /// Where the record after `last` begins in the file that begins with `first`.
@@ -201,7 +213,26 @@ mod tests {
         let refused = truncate(&dirs, Zxid(3), LIMITS).unwrap_err().to_string();
         assert!(refused.contains("every snapshot is newer than 0x3"), "{refused}");
         assert_eq!(records(&dirs).len(), 12);
-        remove_logs(&dirs).unwrap();
-        assert!(records(&dirs).is_empty());
+    }
+
+    #[test]
+    fn an_installed_snapshot_is_all_that_is_left_and_power_may_be_lost_meanwhile() {
+        let (_, dirs) = written();
+        install(&dirs, Zxid(5)).unwrap();
+        assert_eq!((records(&dirs), newest_snapshot(&dirs)), (Vec::new(), Some(5)));
+        for step in 0..20 {
+            for seed in 0..10 {
+                let (disk, dirs) = written();
+                disk.fail_at(step, DiskFault::Crash);
+                let _ = install(&dirs, Zxid(5));
+                let left = on(&disk.after_crash(Aftermath::Some(seed)));
+                let snapshot = newest_snapshot(&left);
+                // The old state, whole, or a beginning of it behind the new snapshot: never something else.
+                assert!(
+                    snapshot == Some(10) && records(&left).len() == 12 || snapshot == Some(5),
+                    "step {step}"
+                );
+            }
+        }
     }
 }

@@ -53,14 +53,17 @@ impl Observer {
                 }
             }
             PeerPacket::Ack { zxid } => self.acked(server, link, *zxid, disk),
-            PeerPacket::Commit { zxid } | PeerPacket::Inform { zxid, .. } => {
-                // What comes with the history is final only when NEWLEADER is acknowledged.
-                if self.reigns.offered.get(&link).is_some_and(|offer| offer.epoch > 0) {
-                    self.committed(server, *zxid);
-                }
+            // What comes with the history is final only when NEWLEADER is acknowledged.
+            PeerPacket::Commit { zxid } | PeerPacket::Inform { zxid, .. } if self.has_offered(link) => {
+                self.committed(server, *zxid);
             }
             _ => {}
         }
+    }
+
+    /// Whether NEWLEADER has gone over a link.
+    fn has_offered(&self, link: LinkId) -> bool {
+        self.reigns.offered.get(&link).is_some_and(|offer| offer.epoch > 0)
     }
 
     /// One leader an epoch, and its history is what it had when it began.

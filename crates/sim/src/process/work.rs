@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use oxkeeper_node::{Durable, Input, PeerInput, Proposal, Recovered, SnapshotStep, Task, Ticket};
 use oxkeeper_proto::Zxid;
 use oxkeeper_storage::{
-    Compression, EpochFile, LogReader, ReadLimits, SnapshotWriter, StorageError, epochs, names, prepare,
-    purge, remove_logs, truncate,
+    Compression, EpochFile, LogReader, ReadLimits, SnapshotWriter, StorageError, epochs, install, names,
+    prepare, purge, truncate,
 };
 
 use super::{Chore, Server, ServerEvent};
@@ -36,7 +36,11 @@ impl Server {
         let is_append = |work: &&Work| matches!(work, Work::Durable(_, Durable::Append(_)));
         let appends = process.work.iter().take_while(is_append).count();
         let count = appends.max(1).min(process.work.len());
-        let installs = matches!(process.work.front(), Some(Work::Durable(_, Durable::InstallSnapshot(_))));
+        // Both look at the snapshots that there are, so what is being written comes first.
+        let installs = matches!(
+            process.work.front(),
+            Some(Work::Durable(_, Durable::InstallSnapshot(_) | Durable::Truncate(_)))
+        );
         let writes = process.writer.is_some() || process.chores.iter().any(Chore::is_snapshot);
         if count == 0 || installs && writes {
             return;
@@ -113,9 +117,9 @@ impl Server {
             Durable::CurrentEpoch(epoch) => EpochFile::Current.write(disk, dir, epoch),
             // The state that came is not on the disk; what was there before stays.
             Durable::InstallSnapshot(_) if process.snapshot_failed => Ok(()),
-            Durable::InstallSnapshot(_) => {
+            Durable::InstallSnapshot(zxid) => {
                 process.log.roll()?;
-                remove_logs(&process.dirs)
+                install(&process.dirs, zxid)
             }
             Durable::Config { committed, config } => {
                 let name = if committed { "dynamic" } else { "dynamic.next" };
