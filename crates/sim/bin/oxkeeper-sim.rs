@@ -112,6 +112,7 @@ struct Sums {
     answered: u64,
     told: u64,
     starts: u64,
+    registers: u64,
     faults: BTreeMap<FaultKind, u64>,
     checked: Checked,
     failed: Vec<Report>,
@@ -126,6 +127,7 @@ impl Sums {
         self.answered += report.counts.answered;
         self.told += report.counts.events;
         self.starts += report.counts.starts;
+        self.registers += report.counts.registers;
         for (kind, count) in &report.faults {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -201,8 +203,8 @@ fn summarize(sums: &Sums, wanted: &Wanted, started: Instant) {
         hours * 3600.0 / seconds
     );
     println!(
-        "{} events, {} requests, {} replies, {} watch events, {} starts of servers",
-        sums.events, sums.asked, sums.answered, sums.told, sums.starts
+        "{} events, {} requests, {} replies, {} watch events, {} starts of servers, {} registers explained without zxids",
+        sums.events, sums.asked, sums.answered, sums.told, sums.starts, sums.registers
     );
     let faults: Vec<String> = FaultKind::ALL
         .iter()

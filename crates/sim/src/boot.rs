@@ -140,7 +140,7 @@ fn newest_tree(
         return Err(StorageError::Refused(format!("no valid snapshot; the last one: {error}")));
     }
     if dirs.has_logs()? {
-        return Err(StorageError::Refused("there are logs and no snapshot".into()));
+        return Err(StorageError::Refused("there are logs, and every snapshot is damaged or gone".into()));
     }
     Ok((Tree::new(seed, rules), None, Zxid::ZERO))
 }

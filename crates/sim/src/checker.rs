@@ -1,7 +1,7 @@
 //! The history's main check: every reply names its place in the one order, so the order is replayed through a plain
 //! model and every reply must be what the model says at that place. Then the order is held against real time.
 //!
-//! The witness is issued by the system under test; `search` looks at some of the same histories
+//! The witness is issued by the system under test; [`search`](crate::search) looks at some of the same histories
 //! without it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ fn violation(invariant: u8, what: String) -> Violation {
 pub fn verify(
     history: &History,
     agreed: &BTreeMap<Zxid, Bytes>,
-    rules: Rules,
+    rules: &Rules,
 ) -> Result<Replayed, Violation> {
     let mut replay = Replay {
         history,
@@ -105,7 +105,7 @@ pub fn verify(
         replay.read(index)?;
     }
     replay.check_lost_writes()?;
-    check_real_time(history, &rules)?;
+    check_real_time(history, rules)?;
     Ok(replay.out)
 }
 

@@ -47,6 +47,11 @@ impl DurableLog {
         zxid <= self.newest_snapshot || self.files.values().any(|file| file.all.binary_search(&zxid).is_ok())
     }
 
+    /// Every transaction in the log.
+    pub fn all(&self) -> impl Iterator<Item = &Zxid> {
+        self.files.values().flat_map(|file| &file.all)
+    }
+
     /// Reads what has become durable since; gives those transactions.
     pub fn refresh(&mut self, disk: &SimDisk) -> Vec<(Zxid, Bytes)> {
         let mut fresh = Vec::new();

@@ -44,11 +44,15 @@ pub enum FaultKind {
     Refuse,
     /// The network gets better or worse.
     Weather,
+    /// A file cannot be cut.
+    CutFails,
+    /// A server comes back with an empty disk.
+    Wipe,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 16] = [
+    pub const ALL: [FaultKind; 18] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::PowerLossAtStep,
@@ -65,6 +69,8 @@ impl FaultKind {
         FaultKind::Partition,
         FaultKind::Refuse,
         FaultKind::Weather,
+        FaultKind::CutFails,
+        FaultKind::Wipe,
     ];
 
     /// Whether disks and power are concerned.
@@ -79,13 +85,14 @@ impl FaultKind {
                 | FaultKind::DiskFull
                 | FaultKind::DiskSlow
                 | FaultKind::SnapshotRots
+                | FaultKind::CutFails
         )
     }
 
     /// Whether only an ensemble can survive it.
     #[must_use]
     pub fn needs_others(self) -> bool {
-        false
+        self == FaultKind::Wipe
     }
 }
 
@@ -95,6 +102,7 @@ pub struct Planner {
     chance: Chance,
     means: BTreeMap<FaultKind, Nanos>,
     clients: usize,
+    voters: usize,
     /// Faults made, by kind.
     pub made: BTreeMap<FaultKind, u64>,
     over: bool,
@@ -109,6 +117,7 @@ impl Planner {
             chance,
             means: swarm.faults.iter().copied().collect(),
             clients: swarm.clients.len(),
+            voters: swarm.voters,
             made: BTreeMap::new(),
             over: false,
             rotten: 0,
@@ -146,6 +155,7 @@ impl Planner {
                     self.restart(stage, index);
                 }
             }
+            FaultKind::Wipe => self.wipe(stage, servers, index),
             FaultKind::Partition => self.partition(stage, servers.len()),
             FaultKind::Weather => {
                 stage.net.weather.mean = self.chance.log_uniform(MS / 20, 100 * MS);
@@ -157,6 +167,18 @@ impl Planner {
                     self.trouble_server(stage, server, index, kind);
                 }
             }
+        }
+    }
+
+    /// Of an ensemble one at a time can lose its disk: what it had acknowledged others still have.
+    fn wipe(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) {
+        if self.voters < 3 || servers.iter().any(|server| server.emptied) {
+            return;
+        }
+        if let Some(server) = servers.get_mut(index) {
+            server.crash(stage, true);
+            server.wipe(stage);
+            self.restart(stage, index);
         }
     }
 
@@ -183,6 +205,7 @@ impl Planner {
                     (server.clock.wall_offset_ms + sign * size).clamp(-1_000_000_000_000, 1_000_000_000_000);
             }
             FaultKind::SyncFails => server.disk.fail_syncs(1),
+            FaultKind::CutFails => server.disk.fail_cuts(1),
             FaultKind::DiskFull => {
                 server.disk.set_full(true);
                 stage.queue.after(while_, Event::Mend(Mend::Disk(index)));
@@ -253,10 +276,20 @@ impl Planner {
     }
 
     /// A server could not start: its disk is full, or failed again. It is tried again later.
-    pub fn not_started(&mut self, stage: &mut Stage, server: &mut Server, index: usize) {
+    pub fn not_started(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) {
+        let others_are_whole = servers.iter().all(|server| !server.emptied);
+        let Some(server) = servers.get_mut(index) else { return };
+        if self.voters >= 3
+            && others_are_whole
+            && server.refused.as_ref().is_some_and(|why| why.contains("damaged"))
+        {
+            // What an operator does whose other servers are well.
+            server.wipe(stage);
+        }
         if self.over {
             server.disk.set_full(false);
             server.disk.fail_syncs(0);
+            server.disk.fail_cuts(0);
         }
         let delay = 200 * MS + self.chance.exponential(2 * SECOND);
         stage.queue.after(delay, Event::Restart(index));
@@ -270,6 +303,7 @@ impl Planner {
         for (index, server) in servers.iter_mut().enumerate() {
             server.disk.set_full(false);
             server.disk.fail_syncs(0);
+            server.disk.fail_cuts(0);
             server.disk.forget_fault();
             server.slow_disk = 0;
             if !server.is_up() {

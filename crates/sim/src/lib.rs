@@ -24,11 +24,12 @@ pub mod planted;
 pub mod process;
 pub mod queue;
 pub mod run;
+pub mod search;
 pub mod swarm;
 pub mod trace;
 pub mod watches;
 pub mod workload;
 pub mod world;
 
-pub use run::{Report, run};
+pub use run::{Record, Report, record, run};
 pub use swarm::Profile;

@@ -40,6 +40,9 @@ pub struct SessionFacts {
     pub link: LinkId,
 }
 
+/// The whole state is compared at one of so many transactions: it costs as much as the state is large.
+const HASHED_EVERY: i64 = 8;
+
 /// How much a run checked, by invariant.
 pub type Checked = [u64; 32];
 
@@ -54,6 +57,8 @@ pub struct Observer {
     /// When each was proposed.
     pub proposed: BTreeMap<Zxid, Nanos>,
     applied: BTreeMap<Zxid, i64>,
+    /// The hash of the whole state at some of these, sessions and access control lists included.
+    hashes: BTreeMap<Zxid, u64>,
     last_applied: Vec<Zxid>,
     /// The newest transaction that any client has seen the effect of.
     pub visible: Zxid,
@@ -85,6 +90,7 @@ impl Observer {
             agreed: BTreeMap::new(),
             proposed: BTreeMap::new(),
             applied: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             last_applied: vec![Zxid::ZERO; servers],
             visible: Zxid::ZERO,
             sessions: BTreeMap::new(),
@@ -126,6 +132,7 @@ impl Observer {
             // What was on its way and got lost was never promised to anybody.
             self.agreed.split_off(&Zxid(last.0 + 1));
             self.applied.split_off(&Zxid(last.0 + 1));
+            self.hashes.split_off(&Zxid(last.0 + 1));
             self.expiries.split_off(&Zxid(last.0 + 1));
         }
         if let Some(known) = self.last_applied.get_mut(server) {
@@ -224,6 +231,42 @@ impl Observer {
         self.check(10, agreed == digest, || {
             format!("server {server} has digest {digest} at {last}, another one has {agreed}")
         });
+        // Before a snapshot that came is loaded there is nothing.
+        if last.0 % HASHED_EVERY == 0 && last.counter() > 0 {
+            self.hashed(server, last, node.state_hash());
+        }
+    }
+
+    fn hashed(&mut self, server: usize, zxid: Zxid, hash: u64) {
+        let agreed = *self.hashes.entry(zxid).or_insert(hash);
+        self.check(10, agreed == hash, || {
+            format!("server {server} has another state at {zxid}, although the digests are the same")
+        });
+    }
+
+    /// The digest of the state at a transaction, if any server was seen to have it.
+    #[must_use]
+    pub fn digest_at(&self, zxid: Zxid) -> Option<i64> {
+        self.applied.get(&zxid).copied()
+    }
+
+    /// Counts a check of a server's files at the end of a run, and notes what is wrong.
+    pub fn check_files(&mut self, holds: Result<(), String>) {
+        self.check(11, holds.is_ok(), || holds.clone().err().unwrap_or_default());
+    }
+
+    /// Every server's log is a part of the one order, as far as that goes.
+    pub fn check_logs(&mut self, order: &BTreeMap<Zxid, Bytes>) {
+        let last = order.keys().next_back().copied().unwrap_or(Zxid::ZERO);
+        for server in 0..self.logs.len() {
+            let strange = self
+                .logs
+                .get(server)
+                .and_then(|log| log.all().find(|zxid| **zxid <= last && !order.contains_key(zxid)).copied());
+            self.check(3, strange.is_none(), || {
+                format!("the log of server {server} holds {strange:?}, which was never agreed")
+            });
+        }
     }
 
     /// So many bytes wait for a client.

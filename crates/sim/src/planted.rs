@@ -22,6 +22,7 @@ const fn grade(fault: Fault, profile: Profile, budget: u64) -> Grade {
 
 /// The faults that servers of today can have.
 pub const GRADES: &[Grade] = &[
+    grade(Fault::Canary, Profile::Calm, 1),
     grade(Fault::ReplyBeforeSync, Profile::Standard, 20),
     grade(Fault::SyncRetried, Profile::Storage, 200),
     grade(Fault::TornTailAccepted, Profile::Storage, 500),
@@ -33,10 +34,29 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::RecursiveWithoutRights, Profile::Watch, 300),
     grade(Fault::MultiPrefixApplied, Profile::Standard, 50),
     grade(Fault::SequenceReused, Profile::Standard, 50),
-    grade(Fault::AclTableLate, Profile::Storage, 500),
     grade(Fault::WallClockExpiry, Profile::Standard, 100),
     grade(Fault::OutboxUnbounded, Profile::Watch, 300),
     grade(Fault::CallLostOnReconnect, Profile::Standard, 50),
+    grade(Fault::AckBeforeSync, Profile::Ensemble, 20),
+    grade(Fault::NewLeaderBeforeHistory, Profile::Election, 50),
+    grade(Fault::EpochBeforeHistory, Profile::Election, 300),
+    grade(Fault::EpochAfterAck, Profile::Election, 50),
+    grade(Fault::AcceptedEpochUnsynced, Profile::Election, 300),
+    grade(Fault::EpochDirectoryUnsynced, Profile::Election, 50),
+    grade(Fault::TruncateFailureIgnored, Profile::Election, 500),
+    grade(Fault::PartialSnapshotKept, Profile::Election, 300),
+    grade(Fault::HistoryHole, Profile::Ensemble, 100),
+    grade(Fault::CommitInSyncDropped, Profile::Ensemble, 300),
+    grade(Fault::LearnerAddedLate, Profile::Ensemble, 200),
+    grade(Fault::UncommittedKept, Profile::Election, 300),
+    grade(Fault::VoteIgnoresEpoch, Profile::Election, 300),
+    grade(Fault::OldRoundCounted, Profile::Election, 300),
+    grade(Fault::HalfIsQuorum, Profile::Election, 200),
+    grade(Fault::ObserverCounted, Profile::Ensemble, 100),
+    grade(Fault::SyncWithoutQuorum, Profile::Ensemble, 300),
+    grade(Fault::ExpiryNotReset, Profile::Election, 100),
+    grade(Fault::OldTimerSurvives, Profile::Election, 300),
+    grade(Fault::WipedVotes, Profile::Election, 500),
 ];
 
 impl Grade {

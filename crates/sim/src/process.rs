@@ -19,7 +19,7 @@ use oxkeeper_storage::{
     StorageError, TxnLog,
 };
 
-use crate::boot::{Booted, boot};
+use crate::boot::{Booted, boot, read_state};
 use crate::chance::Chance;
 use crate::frames::Frames;
 use crate::network::{Arrival, Host, LinkId, Port, Side};
@@ -139,6 +139,8 @@ struct Process {
     chore_planned: bool,
     preparing: bool,
     writer: Option<(SnapshotWriter, Option<i64>)>,
+    /// Of which transaction.
+    writing: Option<Zxid>,
     /// Whether the last snapshot came to nothing.
     snapshot_failed: bool,
     peers: Peers,
@@ -172,6 +174,11 @@ pub struct Server {
 
 /// Where servers keep their files.
 pub const DATA: &str = "/data";
+
+/// The zxid in a snapshot's name.
+fn number_of(name: &str) -> Option<i64> {
+    i64::from_str_radix(name.strip_prefix("snapshot.")?, 16).ok()
+}
 
 impl Server {
     /// A server that has never run.
@@ -320,6 +327,7 @@ impl Server {
             chore_planned: false,
             preparing: false,
             writer: None,
+            writing: None,
             snapshot_failed: false,
             peers: Peers::default(),
             role: (Role::Standalone, false, Epoch(0)),
@@ -395,6 +403,45 @@ impl Server {
         };
         stage.net.host_down(&mut stage.queue, Host::Server(self.index), power);
         stage.observer.went_down(self.index);
+    }
+
+    /// Its disk is exchanged for an empty one, while it is down.
+    pub fn wipe(&mut self, stage: &mut Stage) {
+        let (now, index) = (stage.queue.now(), self.index);
+        stage.trace.note(now, || format!("the disk of server {index} is empty"));
+        self.disk = SimDisk::quiet();
+        self.emptied = true;
+        self.refused = None;
+        stage.observer.emptied(self.index);
+    }
+
+    /// Where it would come to if it started from each of its snapshots, all newer ones being damaged: the last
+    /// transaction and the digest, or why it does not start.
+    #[must_use]
+    pub fn boot_from_every_snapshot(&self) -> Vec<(String, Result<(Zxid, i64), StorageError>)> {
+        let dir = Path::new(DATA).join("version-2");
+        let snapshots = |disk: &SimDisk| {
+            let entries = disk.list(&dir).unwrap_or_default();
+            entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("snapshot."))
+        };
+        let from = |name: &String| {
+            let disk = self.disk.after_kill();
+            let newer = snapshots(&disk).filter(|other| number_of(other) > number_of(name));
+            for other in newer.collect::<Vec<String>>() {
+                // A newer one that is damaged must be passed over, or the start refused.
+                let _ = disk.open(&dir.join(other)).and_then(|mut file| file.set_size(30));
+            }
+            let dirs = Directories::new(Arc::new(disk), Path::new(DATA), Path::new(DATA));
+            read_state(&dirs, self.rules(), 1).map(|state| (state.tree.last_zxid(), state.tree.digest()))
+        };
+        let mut all: Vec<String> = snapshots(&self.disk).collect();
+        all.sort_by_key(|name| number_of(name));
+        all.into_iter()
+            .map(|name| {
+                let found = from(&name);
+                (name, found)
+            })
+            .collect()
     }
 
     /// Has the machine lose power at one of its next steps on the disk.

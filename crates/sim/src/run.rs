@@ -4,13 +4,17 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
-use oxkeeper_proto::Request;
+use bytes::Bytes;
+use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::{Request, Zxid};
 
 use crate::chance::Chance;
 use crate::checker;
 use crate::faults::FaultKind;
+use crate::history::History;
 use crate::observer::{Checked, Violation};
 use crate::queue::{Nanos, SECOND};
+use crate::search;
 use crate::swarm::{Profile, Swarm};
 use crate::trace::Trace;
 use crate::watches;
@@ -47,7 +51,7 @@ const CONVERGENCE: Nanos = 120 * SECOND;
 pub fn run(seed: u64, profile: Profile, keep: usize) -> Report {
     let trace = Trace::of(keep);
     let mut chance = Chance::new(seed);
-    let swarm = Swarm::draw(profile, &mut chance);
+    let swarm = Swarm::draw(profile.of(seed), &mut chance);
     let ran = panic::catch_unwind(AssertUnwindSafe(|| run_swarm(seed, &swarm, &mut chance, trace.clone())));
     ran.unwrap_or_else(|payload| panicked(seed, &*payload, &trace))
 }
@@ -70,6 +74,15 @@ fn panicked(seed: u64, payload: &(dyn Any + Send), trace: &Trace) -> Report {
 }
 
 fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Report {
+    let mut world = play(swarm, chance, trace);
+    check_waiting(&mut world);
+    check_files(&mut world);
+    check(&mut world, swarm);
+    report(seed, world)
+}
+
+/// Everything but the books.
+fn play(swarm: &Swarm, chance: &mut Chance, trace: Trace) -> World {
     let mut world = World::new(swarm, chance, trace);
     world.stage.trace.note(0, || format!("{swarm:#?}"));
     world.start();
@@ -77,9 +90,65 @@ fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Rep
     heal(&mut world);
     converge(&mut world);
     audit(&mut world);
-    check_waiting(&mut world);
-    check(&mut world, swarm);
-    report(seed, world)
+    world
+}
+
+/// A history that a run made, and what the checkers need beside it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// What clients did and saw.
+    pub history: History,
+    /// The order that the servers came to.
+    pub order: BTreeMap<Zxid, Bytes>,
+    /// The rules that they went by.
+    pub rules: checker::Rules,
+}
+
+/// Runs a seed and gives its history, unchecked.
+#[must_use]
+pub fn record(seed: u64, profile: Profile) -> Record {
+    let mut chance = Chance::new(seed);
+    let swarm = Swarm::draw(profile.of(seed), &mut chance);
+    let world = play(&swarm, &mut chance, Trace::of(0));
+    let order = final_order(&world);
+    Record { history: world.stage.history, order, rules: rules(&swarm) }
+}
+
+fn final_order(world: &World) -> BTreeMap<Zxid, Bytes> {
+    let last = world.servers.iter().map(crate::process::Server::last_zxid).max().unwrap_or_default();
+    world.stage.observer.final_order(last)
+}
+
+fn rules(swarm: &Swarm) -> checker::Rules {
+    checker::Rules {
+        config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
+        extended_types: swarm.server.extended_types,
+        reads_are_fresh: swarm.voters == 0,
+    }
+}
+
+/// Whatever snapshot a server begins from, its log leads to the state that it had.
+fn check_files(world: &mut World) {
+    let World { stage, servers, planner, .. } = world;
+    for (index, server) in servers.iter().enumerate() {
+        if stage.has_failed() || planner.made.contains_key(&FaultKind::SnapshotRots) {
+            return;
+        }
+        let booted = server.boot_from_every_snapshot();
+        let newest = booted.len().saturating_sub(1);
+        for (place, (name, found)) in booted.into_iter().enumerate() {
+            let holds = match found {
+                Ok((zxid, digest)) if stage.observer.digest_at(zxid).is_none_or(|known| known == digest) => {
+                    Ok(())
+                }
+                Ok((zxid, _)) => Err(format!("server {index} comes to another state at {zxid} from {name}")),
+                // From an older one it may refuse: a leader's snapshot may have taken the place of the log between.
+                Err(_) if place < newest => Ok(()),
+                Err(error) => Err(format!("server {index} cannot begin from {name}: {error}")),
+            };
+            stage.observer.check_files(holds);
+        }
+    }
 }
 
 /// Nobody may wait for good.
@@ -96,24 +165,32 @@ fn check_waiting(world: &mut World) {
 
 /// The books: the whole history against the agreed order.
 fn check(world: &mut World, swarm: &Swarm) {
-    let stage = &mut world.stage;
-    if stage.has_failed() {
+    if world.stage.has_failed() {
         return;
     }
-    let rules = checker::Rules {
-        config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
-        extended_types: swarm.server.extended_types,
-        reads_are_fresh: swarm.voters == 0,
-    };
-    let last = world.servers.iter().map(crate::process::Server::last_zxid).max().unwrap_or_default();
-    let order = stage.observer.final_order(last);
+    let order = final_order(world);
+    let stage = &mut world.stage;
     stage.observer.check_expiries(&order);
-    let checked = checker::verify(&stage.history, &order, rules).and_then(|replayed| {
+    stage.observer.check_logs(&order);
+    if is(Fault::Canary) {
+        stage.violate(0, "the canary sings".to_owned());
+    }
+    let checked = checker::verify(&stage.history, &order, &rules(swarm)).and_then(|replayed| {
         let events = watches::verify(&stage.history, &replayed)?;
         Ok((replayed, events))
     });
     match checked {
-        Ok((replayed, events)) => stage.observer.books_hold(&replayed, events),
+        Ok((replayed, events)) => {
+            stage.observer.books_hold(&replayed, events);
+            match search::verify(&stage.history, swarm.voters == 0) {
+                Ok(registers) => stage.counts.registers += registers,
+                Err((start, operations)) => {
+                    let what =
+                        format!("no order explains these operations from {start:?} on: {operations:?}");
+                    stage.violate(9, what);
+                }
+            }
+        }
         Err(violation) => stage.violate(violation.invariant, violation.what),
     }
 }

@@ -35,11 +35,13 @@ pub enum Profile {
     Election,
     /// An ensemble without faults.
     CalmEnsemble,
+    /// One of the others, by the seed.
+    Mixed,
 }
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 9] = [
+    pub const ALL: [(&'static str, Profile); 10] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -49,7 +51,23 @@ impl Profile {
         ("ensemble", Profile::Ensemble),
         ("election", Profile::Election),
         ("calm-ensemble", Profile::CalmEnsemble),
+        ("mixed", Profile::Mixed),
     ];
+
+    /// The profile that a seed is run with.
+    #[must_use]
+    pub fn of(self, seed: u64) -> Profile {
+        match (self, seed % 10) {
+            (Profile::Mixed, 0 | 1) => Profile::Ensemble,
+            (Profile::Mixed, 2..=4) => Profile::Election,
+            (Profile::Mixed, 5) => Profile::Storage,
+            (Profile::Mixed, 6) => Profile::Session,
+            (Profile::Mixed, 7) => Profile::Watch,
+            (Profile::Mixed, 8) => Profile::Light,
+            (Profile::Mixed, _) => Profile::Standard,
+            (other, _) => other,
+        }
+    }
 
     /// Whether it is about an ensemble.
     #[must_use]
@@ -168,6 +186,7 @@ impl Swarm {
         let timeout_ticks = chance.within(2..12);
         for _ in 0..count {
             let kind = match profile {
+                Profile::Watch if self.clients.is_empty() && chance.happens(0.15) => Kind::Flood,
                 Profile::Watch if chance.happens(0.6) => Kind::Watch,
                 _ => chance.pick(&kinds).copied().unwrap_or(Kind::Register),
             };

@@ -1,9 +1,9 @@
 //! The history of watches: what every connection was told, against what the agreed order says it had to be told, in
 //! which order, and before which replies.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use oxkeeper_proto::{ErrorCode, Request, Zxid};
+use oxkeeper_proto::{ErrorCode, OpCode, Request, Zxid};
 use oxkeeper_tree::Identity;
 
 use crate::checker::Replayed;
@@ -55,7 +55,18 @@ pub fn verify(history: &History, replayed: &Replayed) -> Result<u64, Violation> 
         connections.entry((sight.client, sight.conn)).or_default().push(&sight.seen);
     }
     let mut checked = 0;
+    // What each client still watches once when a connection breaks, and has to watch again on the next one.
+    let mut carried: BTreeMap<usize, OneShots> = BTreeMap::new();
+    let restoring = restoring_calls(history);
     for ((client, conn), sights) in connections {
+        let mut own = match sights.first() {
+            Some(Seen::Opened { is_new: false, .. }) => carried.remove(&client).unwrap_or_default(),
+            _ => OneShots::new(),
+        };
+        check_restored(&own, restoring.get(&(client, conn)).copied())
+            .map_err(|what| violation(17, format!("client {client}, its connection {conn}: {what}")))?;
+        sights.iter().for_each(|seen| keep_account(&mut own, history, seen));
+        carried.insert(client, own);
         let mut connection = Connection {
             history,
             replayed,
@@ -72,6 +83,73 @@ pub fn verify(history: &History, replayed: &Replayed) -> Result<u64, Violation> 
         checked += connection.checked;
     }
     Ok(checked)
+}
+
+/// One-shot watches as a client knows of them: the path, and whether its children are watched.
+type OneShots = BTreeSet<(String, bool)>;
+
+/// By connection: the call that restores watches on it.
+fn restoring_calls(history: &History) -> BTreeMap<(usize, u32), &Call> {
+    let calls = history.calls.iter().filter(|call| call.op == OpCode::SetWatches2);
+    calls.map(|call| ((call.client, call.conn), call)).collect()
+}
+
+/// Whether a client that came back asked for all that it had watched.
+fn check_restored(wanted: &OneShots, call: Option<&Call>) -> Result<(), String> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let Some(Request::SetWatches2(lists)) = call.and_then(Call::request) else {
+        return Err(format!("{wanted:?} was not watched again"));
+    };
+    let data = lists.data.iter().chain(&lists.exist).map(|path| (path.to_string(), false));
+    let asked: OneShots = data.chain(lists.child.iter().map(|path| (path.to_string(), true))).collect();
+    let missing: Vec<_> = wanted.difference(&asked).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} was not watched again")) }
+}
+
+/// What a client knows after it has seen something.
+fn keep_account(own: &mut OneShots, history: &History, seen: &Seen) {
+    match seen {
+        Seen::Opened { .. } => {}
+        Seen::Event { kind, path, .. } => {
+            if *kind == CHILDREN || *kind == DELETED {
+                own.remove(&(path.clone(), true));
+            }
+            if *kind != CHILDREN {
+                own.remove(&(path.clone(), false));
+            }
+        }
+        Seen::Reply(index) => {
+            let Some(call) = history.calls.get(*index) else { return };
+            let Some(told) = call.told() else { return };
+            match call.request() {
+                Some(Request::GetData { path, watch: true }) if told.err.is_ok() => {
+                    own.insert((path.into_owned(), false));
+                }
+                Some(Request::Exists { path, watch: true })
+                    if told.err.is_ok() || told.err == ErrorCode::NONODE =>
+                {
+                    own.insert((path.into_owned(), false));
+                }
+                Some(
+                    Request::GetChildren { path, watch: true } | Request::GetChildren2 { path, watch: true },
+                ) if told.err.is_ok() => {
+                    own.insert((path.into_owned(), true));
+                }
+                Some(Request::RemoveWatches { path, kind }) if told.err.is_ok() => {
+                    let path = path.into_owned();
+                    if matches!(kind, 1 | 3) {
+                        own.remove(&(path.clone(), true));
+                    }
+                    if matches!(kind, 2 | 3) {
+                        own.remove(&(path, false));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 impl<'a> Connection<'a> {

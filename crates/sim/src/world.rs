@@ -63,6 +63,8 @@ pub struct Counts {
     pub snapshots_failed: u64,
     /// Sessions that ended although their clients did not ask for it.
     pub sessions_lost: u64,
+    /// Registers for whose operations an order was found without zxids.
+    pub registers: u64,
 }
 
 /// Everything but the hosts themselves: what they act through.
@@ -219,7 +221,7 @@ impl World {
                 if let Some(server) = servers.get_mut(index) {
                     server.start(stage);
                     if !server.is_up() {
-                        planner.not_started(stage, server, index);
+                        planner.not_started(stage, servers, index);
                     }
                 }
             }

@@ -54,6 +54,8 @@ struct State {
     quiet: bool,
     /// So many of the next syncs fail.
     failing_syncs: u32,
+    /// So many of the next changes of a file's size fail.
+    failing_cuts: u32,
     /// So many of the next writes are said to be done and are not.
     lost_writes: u32,
     fault: Option<(usize, Fault)>,
@@ -194,6 +196,11 @@ impl SimDisk {
         self.state().failing_syncs = count;
     }
 
+    /// Has so many of the next changes of a file's size fail; nothing of them happens.
+    pub fn fail_cuts(&self, count: u32) {
+        self.state().failing_cuts = count;
+    }
+
     /// Has so many of the next writes be lost: read back as long as the machine runs, synced, and never stored.
     pub fn lose_writes(&self, count: u32) {
         self.state().lost_writes = count;
@@ -212,6 +219,7 @@ impl SimDisk {
             quiet: state.quiet,
             full: state.full,
             failing_syncs: state.failing_syncs,
+            failing_cuts: state.failing_cuts,
             lost_writes: state.lost_writes,
             ..State::default()
         };
@@ -351,6 +359,10 @@ impl State {
         }
         if what == "sync" && self.failing_syncs > 0 {
             self.failing_syncs -= 1;
+            return Ok(true);
+        }
+        if what == "cut" && self.failing_cuts > 0 {
+            self.failing_cuts -= 1;
             return Ok(true);
         }
         if self.full && grows { Err(io::ErrorKind::StorageFull.into()) } else { Ok(false) }

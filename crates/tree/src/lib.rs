@@ -18,6 +18,7 @@ mod owner;
 mod pending;
 mod prepare;
 mod quota;
+mod state;
 mod tree;
 mod view;
 

@@ -36,7 +36,8 @@ pub struct Proposal {
 pub enum Durable {
     /// Add a transaction to the end of the log.
     Append(Proposal),
-    /// Remove every transaction after this one from the log, and every snapshot newer than it.
+    /// Remove every transaction after this one from the log, and every snapshot newer than it: also one that is still
+    /// being written must never get its name.
     Truncate(Zxid),
     /// Replace the file `acceptedEpoch`.
     AcceptedEpoch(Epoch),

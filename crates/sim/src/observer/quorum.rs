@@ -26,6 +26,8 @@ pub(super) struct Reigns {
     /// Who leads, as far as its own steps show.
     leaders: BTreeMap<usize, Nanos>,
     committed: Zxid,
+    /// What was durable on a disk that was emptied.
+    lost: BTreeMap<usize, Zxid>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -139,8 +141,11 @@ impl Observer {
         self.check(8, enough, || format!("{zxid} {what} and durable only on the voters {holders:?}"));
     }
 
+    /// Whether a server has it, or had it until its disk was emptied: then it does not count for electing, so what it
+    /// acknowledged before is as safe as it was.
     fn holds(&self, server: usize, zxid: Zxid) -> bool {
         self.logs.get(server).is_some_and(|log| log.holds(zxid))
+            || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
 
     /// Epochs on a disk never go back.
@@ -155,6 +160,8 @@ impl Observer {
 
     /// A server's disk was emptied: nothing on it is promised any more.
     pub fn emptied(&mut self, server: usize) {
+        let lost = self.durable_last(server);
+        self.reigns.lost.insert(server, lost);
         self.reigns.epochs.remove(&server);
         if let Some(log) = self.logs.get_mut(server) {
             log.forget();

@@ -111,7 +111,9 @@ impl Server {
             Durable::Append(_) => Ok(()),
             Durable::Truncate(zxid) => {
                 process.log.roll()?;
-                truncate(&process.dirs, zxid, LIMITS)
+                truncate(&process.dirs, zxid, LIMITS)?;
+                self.forget_snapshot_after(zxid);
+                Ok(())
             }
             Durable::AcceptedEpoch(epoch) => EpochFile::Accepted.write(disk, dir, epoch),
             Durable::CurrentEpoch(epoch) => EpochFile::Current.write(disk, dir, epoch),
@@ -125,6 +127,28 @@ impl Server {
                 let name = if committed { "dynamic" } else { "dynamic.next" };
                 epochs::replace(disk, dir, name, config.to_string().as_bytes())
             }
+        }
+    }
+
+    /// A snapshot of what was just taken back must not get its name any more, however far it is.
+    fn forget_snapshot_after(&mut self, zxid: Zxid) {
+        let Some(process) = &mut self.process else { return };
+        let is_newer =
+            |chore: &Chore| matches!(chore, Chore::Snapshot(SnapshotStep::Begin(start)) if start.zxid > zxid);
+        if process.writing.is_some_and(|writing| writing > zxid) {
+            process.writer = None;
+            let next = process
+                .chores
+                .iter()
+                .position(|chore| matches!(chore, Chore::Snapshot(SnapshotStep::Begin(_))));
+            let mut place = 0;
+            process.chores.retain(|chore| {
+                place += 1;
+                !chore.is_snapshot() || next.is_some_and(|next| place > next)
+            });
+        }
+        if process.chores.iter().any(is_newer) {
+            process.chores.retain(|chore| !chore.is_snapshot());
         }
     }
 
@@ -208,6 +232,7 @@ impl Server {
                 let (disk, dir) = (Arc::clone(&process.dirs.disk), &process.dirs.snapshots);
                 process.snapshot_failed = false;
                 let writer = SnapshotWriter::create(disk, dir, start.zxid, Compression::None)?;
+                process.writing = Some(start.zxid);
                 process.writer = Some((writer, start.digest));
                 Ok(None)
             }
