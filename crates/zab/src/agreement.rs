@@ -98,7 +98,6 @@ impl Agreement {
             limits: setup.limits,
             accepted: setup.accepted.max(setup.current),
             current: setup.current,
-            epochs_handed_over: (setup.accepted.max(setup.current), setup.current),
             quorums: Arc::new(Quorums::new(&setup.committed, Some(&seen))),
             committed: setup.committed,
             seen,
@@ -516,8 +515,6 @@ impl Agreement {
         if !self.cx.is_drained() || task.is_some() {
             return;
         }
-        // What is on the disk binds this server, whether or not its last role came to say so.
-        (self.cx.accepted, self.cx.current) = self.cx.epochs_handed_over;
         if *reload {
             let number = self.cx.next_task();
             *task = Some(number);

@@ -132,8 +132,6 @@ pub(crate) struct Common {
     pub(crate) accepted: Epoch,
     /// The epoch of the leader whose history is in the log.
     pub(crate) current: Epoch,
-    /// Both epochs as they were last handed to the disk. The role may end before it hears that they are there.
-    pub(crate) epochs_handed_over: (Epoch, Epoch),
     pub(crate) committed: Arc<EnsembleConfig>,
     pub(crate) seen: Arc<EnsembleConfig>,
     /// What makes a quorum of the two.
@@ -166,11 +164,6 @@ pub(crate) struct Common {
 impl Common {
     /// Adds durable work; says which ticket to wait for.
     pub(crate) fn durable(&mut self, work: Durable) -> Ticket {
-        match work {
-            Durable::AcceptedEpoch(epoch) => self.epochs_handed_over.0 = epoch,
-            Durable::CurrentEpoch(epoch) => self.epochs_handed_over.1 = epoch,
-            _ => {}
-        }
         self.ticket = self.ticket.next();
         match work {
             Durable::AcceptedEpoch(epoch) => self.promising.push_back((self.ticket, epoch)),

@@ -110,6 +110,7 @@ const CALM: Agreements = Agreements {
     crashes: 0,
     resigns: 0,
     snapshots: false,
+    change: None,
 };
 
 const EMPTY: Start = Start { txns: 0, epoch: 0 };
@@ -145,6 +146,23 @@ fn two_servers_agree_by_snapshots() {
 #[test]
 fn three_servers_agree_over_two_epochs() {
     run("agreement of three", &Agreements { starts: same(1, 3), leads: 2, resigns: 1, ..CALM }, 20_000);
+}
+
+fn worlds_that_change() -> [Agreements; 3] {
+    let changes: [(&[usize], &[usize]); 3] =
+        [(&[0, 1], &[0, 1, 2]), (&[0, 1, 2], &[1, 2]), (&[0, 1], &[1, 2])];
+    let world = Agreements { starts: same(1, 3), leads: 2, follows: 4, ..CALM };
+    changes.map(|change| Agreements { change: Some(change), ..world.clone() })
+}
+
+/// A server joins, one leaves, and one takes the place of another; the leader may be the one that leaves.
+#[test]
+fn three_servers_agree_on_who_they_are() {
+    for (i, world) in (1..).zip(worlds_that_change()) {
+        run(&format!("reconfiguration {i}"), &world, 10_000);
+        let world = Agreements { leads: 3, follows: 6, crashes: 1, resigns: 2, ..world };
+        walk(&format!("reconfiguration {i}"), &world, i, 20_000);
+    }
 }
 
 /// Worlds that are too large to be visited whole. In the last one the second server lacks what the others have agreed
@@ -194,6 +212,7 @@ fn planted_faults_of_elections_are_found() {
 fn planted_faults_of_agreement_are_found() {
     use oxkeeper_planted::Fault;
     let behind = [2, 1, 2].map(|txns| Start { txns, epoch: 1 }).to_vec();
+    let [_, leaving, _] = worlds_that_change();
     let two = Agreements { starts: behind[..2].to_vec(), leads: 2, resigns: 1, ..CALM };
     let equal = Agreements { starts: same(1, 3), snapshots: true, txns: 0, ..two.clone() };
     let three = Agreements { starts: behind, leads: 2, follows: 2, txns: 0, crashes: 1, resigns: 1, ..CALM };
@@ -204,6 +223,7 @@ fn planted_faults_of_agreement_are_found() {
         (Fault::AcceptedEpochUnsynced, "I2", &two),
         (Fault::PartialSnapshotKept, "I7", &equal),
         (Fault::UncommittedKept, "I3", &two),
+        (Fault::JointQuorumSkipped, "I8", &leaving),
     ] {
         let bounds = Bounds { states_max: 1_000_000, recovery_every: 37 };
         let wrong = oxkeeper_planted::with(fault, || explore(world, bounds));
