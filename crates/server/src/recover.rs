@@ -9,8 +9,8 @@ use std::time::Instant;
 use oxkeeper_node::{LoadError, Loader, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
-    Candidate, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader, SnapshotTail,
-    StorageError, Tear, candidates, newest_named,
+    Candidate, Directories, Disk, LogReader, PassedOver, ReadLimits, SnapshotItem, SnapshotReader,
+    SnapshotTail, StorageError, Tear, candidates, newest_named,
 };
 use tracing::{error, info, warn};
 
@@ -61,6 +61,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
     }
     let limits = ReadLimits { record_bytes_max: options.record_bytes_max };
     let mut reader = LogReader::after(dirs.disk.clone(), &dirs.logs, from, limits)?;
+    let mut passed_over = PassedOver::after(&*dirs.disk, &dirs.snapshots, snapshot)?;
     let (mut replayed, mut digest_mismatches) = (0, 0);
     while let Some(record) = reader.next_record()? {
         let txn = TxnRecord::decode(record.payload).map_err(|error| {
@@ -68,6 +69,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
         })?;
         let fits = tree.replay(&txn);
         replayed += 1;
+        passed_over.replayed(record.zxid, fits);
         // While the replay goes over what a fuzzy snapshot holds already, digests say nothing.
         if fits == Some(false) && record.zxid >= fuzzy_until {
             digest_mismatches += 1;
@@ -86,7 +88,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
     }
     let tear = reader.tear().cloned();
     check_reached(dirs, tree.last_zxid())?;
-    if digest_mismatches > 0 {
+    if digest_mismatches > 0 || passed_over.missed().is_some() {
         check_passed(dirs, snapshot)?;
     }
     let log_end = reader.end().map(|(path, end)| (path.to_owned(), end));
@@ -117,8 +119,8 @@ fn check_reached(dirs: &Directories, last: Zxid) -> Result<(), StorageError> {
     }
 }
 
-/// Refuses a state that does not fit its digests if a newer snapshot had to be passed over: the log does not go on
-/// from where this one began. So it is after a leader's snapshot took the place of the log, and was damaged.
+/// Refuses a state to which a newer snapshot that had to be passed over does not belong: the log does not go on from
+/// where this one began. So it is after a leader's snapshot took the place of the log, and was damaged.
 fn check_passed(dirs: &Directories, begun: Option<Zxid>) -> Result<(), StorageError> {
     match newest_named(&*dirs.disk, &dirs.snapshots)? {
         Some((newest, len)) if Some(newest.zxid) > begun => Err(StorageError::Damaged {

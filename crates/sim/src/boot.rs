@@ -7,8 +7,8 @@ use bytes::Bytes;
 use oxkeeper_node::{Loader, Proposal, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
-    Candidate, Compression, Directories, Disk, LogReader, ReadLimits, SnapshotItem, SnapshotReader,
-    SnapshotWriter, StorageError, Tear, candidates, cut, newest_named, settle,
+    Candidate, Compression, Directories, Disk, LogReader, PassedOver, ReadLimits, SnapshotItem,
+    SnapshotReader, SnapshotWriter, StorageError, Tear, candidates, cut, newest_named, settle,
 };
 
 /// The longest record.
@@ -54,6 +54,7 @@ const LIMITS: ReadLimits = ReadLimits { record_bytes_max: RECORD_BYTES_MAX };
 pub fn read_state(dirs: &Directories, rules: Rules, seed: u64) -> Result<State, StorageError> {
     let (mut tree, snapshot, fuzzy_until) = newest_tree(dirs, rules, seed)?;
     let mut reader = LogReader::after(dirs.disk.clone(), &dirs.logs, tree.last_zxid(), LIMITS)?;
+    let mut passed_over = PassedOver::after(&*dirs.disk, &dirs.snapshots, snapshot)?;
     let (mut recent, mut mismatches, mut replayed) = (Vec::new(), 0, 0u64);
     while let Some(record) = reader.next_record()? {
         let txn = TxnRecord::decode(record.payload).map_err(|error| {
@@ -62,12 +63,13 @@ pub fn read_state(dirs: &Directories, rules: Rules, seed: u64) -> Result<State, 
         let fits = tree.replay(&txn);
         mismatches += u64::from(fits == Some(false) && record.zxid >= fuzzy_until);
         replayed += 1;
+        passed_over.replayed(record.zxid, fits);
         recent.push(Proposal { zxid: record.zxid, payload: Bytes::copy_from_slice(record.payload) });
     }
     if recent.len() > RECENT {
         recent.drain(..recent.len() - RECENT);
     }
-    check_passed(dirs, snapshot, tree.last_zxid(), mismatches)?;
+    check_passed(dirs, snapshot, tree.last_zxid(), passed_over.missed().is_none() && mismatches == 0)?;
     let tear = reader.tear().cloned();
     let end = reader.end().map(|(path, end)| (path.to_owned(), end));
     tree.drop_orphans();
@@ -100,10 +102,10 @@ fn check_passed(
     dirs: &Directories,
     begun: Option<Zxid>,
     last: Zxid,
-    mismatches: u64,
+    passed: bool,
 ) -> Result<(), StorageError> {
     match newest_named(&*dirs.disk, &dirs.snapshots)? {
-        Some((newest, _)) if newest.zxid > last || Some(newest.zxid) > begun && mismatches > 0 => {
+        Some((newest, _)) if newest.zxid > last || Some(newest.zxid) > begun && !passed => {
             let what = format!("{} is damaged, and the log does not make up for it", newest.path.display());
             Err(StorageError::Refused(what))
         }

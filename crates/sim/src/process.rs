@@ -175,6 +175,9 @@ pub struct Server {
 /// Where servers keep their files.
 pub const DATA: &str = "/data";
 
+/// Where a start comes to: the last transaction and the digest.
+pub type Reached = Result<(Zxid, i64), StorageError>;
+
 /// The zxid in a snapshot's name.
 fn number_of(name: &str) -> Option<i64> {
     i64::from_str_radix(name.strip_prefix("snapshot.")?, 16).ok()
@@ -418,7 +421,7 @@ impl Server {
     /// Where it would come to if it started from each of its snapshots, all newer ones being damaged: the last
     /// transaction and the digest, or why it does not start.
     #[must_use]
-    pub fn boot_from_every_snapshot(&self) -> Vec<(String, Result<(Zxid, i64), StorageError>)> {
+    pub fn boot_from_every_snapshot(&self) -> Vec<(String, Reached)> {
         let dir = Path::new(DATA).join("version-2");
         let snapshots = |disk: &SimDisk| {
             let entries = disk.list(&dir).unwrap_or_default();

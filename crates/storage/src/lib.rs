@@ -31,6 +31,8 @@ pub use reserve::make_reserve;
 pub use rewind::{install, truncate};
 #[cfg(any(test, feature = "sim-disk"))]
 pub use simdisk::{Aftermath, Fault, SimDisk};
-pub use snapread::{Candidate, SnapshotItem, SnapshotReader, SnapshotTail, candidates, newest_named};
+pub use snapread::{
+    Candidate, PassedOver, SnapshotItem, SnapshotReader, SnapshotTail, candidates, newest_named,
+};
 pub use snapwrite::SnapshotWriter;
 pub use txnlog::{LogOptions, SnapshotTrigger, TxnLog, prepare};

@@ -30,13 +30,14 @@ pub fn plan(dirs: &Directories, keep: usize) -> Result<Vec<PathBuf>, StorageErro
         .filter_map(|entry| Some((names::parse_log(&entry.name)?, dirs.logs.join(entry.name))))
         .collect();
     let needed = first_log_needed(logs.iter().map(|(first, _)| *first), oldest);
-    let mut gone: Vec<PathBuf> =
-        logs.into_iter().filter(|(first, _)| *first < needed).map(|(_, path)| path).collect();
+    // Snapshots first: one that outlived the log after it would be of no use, and a trap.
+    let mut gone: Vec<PathBuf> = Vec::new();
     for entry in list(&dirs.snapshots)? {
         if names::parse_snapshot(&entry.name).is_some_and(|(zxid, _)| zxid < oldest) {
             gone.push(dirs.snapshots.join(entry.name));
         }
     }
+    gone.extend(logs.into_iter().filter(|(first, _)| *first < needed).map(|(_, path)| path));
     Ok(gone)
 }
 

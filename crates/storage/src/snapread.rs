@@ -96,6 +96,44 @@ pub fn newest_named(disk: &dyn Disk, dir: &Path) -> Result<Option<(Candidate, u6
     Ok(named.max_by_key(|(candidate, _)| candidate.zxid))
 }
 
+/// Snapshots, by their zxids, that a start had to pass over, and whether the log goes through the state of each.
+#[derive(Debug)]
+pub struct PassedOver {
+    /// Of which the log has not shown yet that it goes through them.
+    waiting: Vec<Zxid>,
+}
+
+impl PassedOver {
+    /// All that are newer than the one that was begun from, whatever is in them; of a snapshot of nothing there is
+    /// nothing to miss.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn after(disk: &dyn Disk, dir: &Path, begun: Option<Zxid>) -> Result<PassedOver, StorageError> {
+        let entries = disk.list(dir).map_err(|error| StorageError::io("listing", dir, error))?;
+        let named = entries.iter().filter_map(|entry| Some(names::parse_snapshot(&entry.name)?.0));
+        let newer = named.filter(|zxid| *zxid > Zxid::ZERO && Some(*zxid) > begun);
+        Ok(PassedOver { waiting: newer.collect() })
+    }
+
+    /// A transaction of the log was replayed; whether the digest it carries is right, if it carries one. It is the last
+    /// one of a snapshot, or, if an epoch began with that, a later one that leads to the state it should.
+    pub fn replayed(&mut self, zxid: Zxid, fits: Option<bool>) {
+        if !self.waiting.is_empty() {
+            self.waiting.retain(|newer| {
+                let shown = *newer == zxid || newer.counter() == 0 && zxid > *newer && fits == Some(true);
+                !shown
+            });
+        }
+    }
+
+    /// One that the log does not go through: what is logged after it goes on from a state that is not there.
+    #[must_use]
+    pub fn missed(&self) -> Option<Zxid> {
+        self.waiting.first().copied()
+    }
+}
+
 /// A cheap look: the end mark of a plain file, the magic of a packed one.
 fn looks_complete(disk: &dyn Disk, candidate: &Candidate) -> bool {
     let Ok(file) = disk.open_to_read(&candidate.path) else { return false };
