@@ -134,6 +134,45 @@ fn a_private_end_of_an_old_leader_is_cut_off() {
     e.assert_level();
 }
 
+fn holds_little(_: &mut Settings, ensemble: &mut EnsembleSettings) {
+    ensemble.force_snapshot = true;
+    ensemble.held_bytes_max = 2000;
+}
+
+#[test]
+fn a_learner_that_takes_its_snapshot_too_slowly_is_let_go_and_comes_again() {
+    let mut e = Ensemble::with(3, 0, 7, holds_little);
+    e.settle();
+    let (at, _) = e.client(2, 4000);
+    // More than one slice of a snapshot.
+    let data = vec![7; 300_000];
+    for (xid, path) in [(1, "/a"), (2, "/b")] {
+        let (op, acl) = (OpCode::Create, Some(AclList::OPEN));
+        let create = Create { op, path: path.into(), data: Some(&data), acl, flags: 0, ttl: -1 };
+        assert_eq!(e.ask(at, xid, &Request::Create(create)), OK);
+    }
+    e.crash(0);
+    e.start(0);
+    for _ in 0..100_000 {
+        if e.is_streaming_to(0) {
+            break;
+        }
+        if !e.deliver() {
+            e.now_ms += 1;
+            e.tick();
+        }
+    }
+    assert!(e.is_streaming_to(0));
+    let link = e.link_to_leader(0);
+    for n in 0..100 {
+        e.send(at, 10 + n, &create("/n-", 2));
+    }
+    e.run(500);
+    assert_ne!(e.link_to_leader(0), link, "it came over another link");
+    e.settle();
+    e.assert_level();
+}
+
 fn resyncs(_: &mut Settings, ensemble: &mut EnsembleSettings) {
     ensemble.digest_policy = DigestPolicy::Resync;
 }

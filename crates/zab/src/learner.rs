@@ -17,9 +17,6 @@ use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 use crate::common::{Action, Common, Leave};
 use crate::durable::{LinkId, Proposal, Ticket};
 
-/// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
-const PENDING_BYTES_MAX: usize = 1 << 30;
-
 /// How far a learner is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
