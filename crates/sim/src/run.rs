@@ -228,7 +228,7 @@ fn converge(world: &mut World) {
     });
     if !settled && !world.stage.has_failed() {
         let servers =
-            world.servers.iter().map(|server| format!("up {} {:?}", server.is_up(), server.refused));
+            world.servers.iter().map(|server| format!("up {} {:?} {:?}", server.is_up(), server.role(), server.refused));
         let clients = world.clients.iter().filter(|client| !client.is_settled());
         let all: Vec<String> = servers.chain(clients.map(crate::client::Client::describe)).collect();
         world.stage.violate(23, format!("no convergence in {} s: {}", CONVERGENCE / SECOND, all.join("; ")));
