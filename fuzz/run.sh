@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Looks for inputs that break a target. Needs the ordinary compiler and a C++ one, nothing else.
 #
-#   fuzz/run.sh                      all targets, 20 s each, two at a time: about two and a half minutes
-#   fuzz/run.sh --seconds 3600       an hour each: seven hours in all on two cores
+#   fuzz/run.sh                      all targets, 17 s each, two at a time: about two and a half minutes
+#   fuzz/run.sh --seconds 3600       an hour each: nine hours in all on two cores
 #   fuzz/run.sh f11_log f20_node     these targets only
 #   fuzz/run.sh --keep               afterwards the committed corpora become the smallest ones that reach as much
 #
@@ -10,7 +10,7 @@
 # the number of executions of each target and of all. Fails on any find, and on a target that did nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
-seconds=20 lanes=2 keep=
+seconds=17 lanes=2 keep=
 only=()
 while [ $# -gt 0 ]; do
   case $1 in

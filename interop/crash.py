@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills Oxkeeper under load, again and again, and looks for what it acknowledged and does not have any more.
 
-    crash.py [--kills 300] [--seed 1] [--lanes 3]
+    crash.py [--cycles 300] [--seed 1] [--lanes 3]
 
 Several servers at once, each with its directory, its writers and their call logs (see load.py). After each kill: all
 acknowledged writes are there and nothing is half there; sessions that lived are taken up again and have their
@@ -193,9 +193,9 @@ def lane(number, kills, seed, binary):
                 server.stop(signal.SIGKILL)
 
 
-def main(kills=300, seed=1, lanes=3, binary=None):
+def main(cycles=300, seed=1, lanes=3, binary=None):
     with multiprocessing.Pool(lanes) as pool:
-        share = [(n, kills // lanes + (n < kills % lanes), seed, binary) for n in range(lanes)]
+        share = [(n, cycles // lanes + (n < cycles % lanes), seed, binary) for n in range(lanes)]
         done = pool.starmap(lane, share, chunksize=1)
     for failed in (one for one in done if isinstance(one, str)):
         raise AssertionError(failed)
@@ -206,8 +206,8 @@ def main(kills=300, seed=1, lanes=3, binary=None):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--cycles", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lanes", type=int, default=3)
     arguments = parser.parse_args()
-    main(arguments.kills, arguments.seed, arguments.lanes)
+    main(arguments.cycles, arguments.seed, arguments.lanes)

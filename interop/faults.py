@@ -7,7 +7,10 @@ Errors, delays, short and interrupted calls come from c/faultdisk.c, which inter
 small tmpfs in a mount namespace; other limits from the kernel. What is missing for a case is a failure of that case.
 """
 import argparse
+import os
 import pathlib
+import re
+import select
 import signal
 import socket
 import subprocess
@@ -18,10 +21,10 @@ import time
 from crash import Lane
 from load import Writer
 from servers import PEERS, Checks, Server
-from zkwire import Closed, Session, create_body, four_letter_word, text
+from zkwire import Closed, Session, buf, create_body, i32, text
 
 SHIM = PEERS / "faultdisk.so"
-EIO, ENOSPC = 5, 28
+ENOSPC, NOT_READ_ONLY = 28, -119
 OPTIONS = {"tickTime": "200", "enforceQuota": "false", "snapCount": "100000", "preAllocSize": "256"}
 WRITERS = 2
 
@@ -236,8 +239,125 @@ def unsynced_is_lost(c, lives=60):
             lane.rival.stop(signal.SIGKILL)
 
 
+def files_too_large(c):
+    """A limit on the length of files: the log goes on in the next file, and the signal that comes with it is nothing."""
+    with tempfile.TemporaryDirectory() as home:
+        with Case(c, home, {"preAllocSize": "64"}, lazy=False, wrap=["prlimit", "--fsize=200000"]) as case:
+            case.go()
+            case.goes_on(5000)
+            c.true(len(case.files("log")) > 3, "the log goes on in other files")
+            c.true(all(file.stat().st_size <= 200_000 for file in (case.home / "data/version-2").iterdir()), "none is larger")
+            c.equal([w.ended_by for w in case.writers], [None] * WRITERS, "no client is cut")
+            case.server.stop(signal.SIGKILL)
+            case.wait()
+            case.comes_back()
+
+
+def disk_full(c):
+    """A disk that fills, and frees again: what would grow is refused, all else is served, and service resumes unaided."""
+    if os.environ.get("OXKEEPER_OWN_MOUNTS") != "1":
+        # Nobody else is to see the small disk.
+        command = ["unshare", "--mount", sys.executable, __file__, "--only", "disk_full"]
+        ran = subprocess.run(command, env={**os.environ, "OXKEEPER_OWN_MOUNTS": "1"}, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, timeout=300)
+        if ran.returncode != 0:
+            raise AssertionError(f"in a mount namespace, which needs root: {ran.stdout.strip()[-3000:]}")
+        c.passed += int(re.search(r"faults: (\d+) checks passed", ran.stdout)[1])
+        return
+    with tempfile.TemporaryDirectory() as home:
+        small = pathlib.Path(home) / "small"
+        small.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], check=True)
+        try:
+            options = {"dataDir": str(small / "data"), "preAllocSize": "64", "snapCount": "3000"}
+            with Case(c, home, options, lazy=False) as case:
+                for round_ in range(3):
+                    fill_and_free(c, case, small / "filler", round_)
+        finally:
+            subprocess.run(["umount", str(small)], check=True)
+
+
+def fill(filler):
+    with open(filler, "ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError as error:
+                if error.errno != ENOSPC:
+                    raise
+
+
+def fill_and_free(c, case, filler, round_):
+    port = case.server.port
+    case.go()
+    case.goes_on(100)
+    for writer in case.writers:
+        writer.stopped.set()
+    case.wait()
+    for writer in case.writers:
+        writer.judge()
+    names = [f"/full{round_}-{n}" for n in range(20)]
+    s, leaving, left = (Session(port, timeout=ms) for ms in (60000, 60000, 2000))
+    for name in names:
+        c.equal(s.call("create", create_body(name, b"x" * 200))[1], 0, "a create while there is space")
+    c.equal(leaving.call("create", create_body(f"/leaving{round_}", b"", flags=1))[1], 0, "an ephemeral")
+    c.equal(left.call("create", create_body(f"/left{round_}", b"", flags=1))[1], 0, "another one")
+    left.sock.close()
+    fill(filler)
+    made = 0
+    while (err := s.call("create", create_body(f"/more{round_}-{made}", b"m" * 1000))[1]) == 0:
+        made += 1
+        c.true(made < 20_000, "a full disk ends growth")
+        fill(filler)
+    c.equal(err, NOT_READ_ONLY, "a create on a full disk")
+    c.equal(s.call("setData", text(names[0]) + buf(b"y" * 2000) + i32(-1))[1], NOT_READ_ONLY, "data that grow")
+    c.equal(s.call("setData", text(names[0]) + buf(b"y" * 200) + i32(-1))[1], 0, "data that do not grow")
+    c.equal(s.call("delete", text(names[1]) + i32(-1))[1], 0, "a delete")
+    c.equal(s.call("getData", text(names[0]) + b"\0")[2][0], b"y" * 200, "a read")
+    c.equal(s.ping()[1], 0, "a ping")
+    c.raises((Closed, OSError), lambda: Session(port), "a new session: it is closed without a word")
+    again = Session(port, sid=s.sid, passwd=s.passwd, timeout=60000)
+    c.equal(again.sid, s.sid, "a session is taken up")
+    s = again
+    leaving.close()
+    c.equal(s.call("exists", text(f"/leaving{round_}") + b"\0")[1], -101, "closing takes its ephemerals along")
+    c.eventually(lambda: s.call("exists", text(f"/left{round_}") + b"\0")[1] == -101, "a session expires on a full disk")
+    # More than the reserve holds: some of it waits, unanswered, and reads are served.
+    asked = [s.send("setData", text(names[2]) + buf(b"%03d" % (n % 1000)) + i32(-1)) for n in range(2000)]
+    c.eventually(lambda: "writes wait until there is space" in case.server.words(), "the reserve is used up")
+    reader = case.writers[0]
+    c.true(reader.attach(port), "a session is taken up")
+    c.equal(reader.session.call("getData", text(names[0]) + b"\0")[2][0], b"y" * 200, "a read")
+    acknowledged = 0
+    if round_ == 2:
+        # An end on a full disk, and a start on one.
+        while select.select([s.sock], [], [], 0.5)[0] and acknowledged < len(asked):
+            c.equal(s.receive("setData", asked[acknowledged])[1], 0, "an answer")
+            acknowledged += 1
+        case.server.stop(signal.SIGKILL)
+        case.server.start()
+        s = Session(port, sid=s.sid, passwd=s.passwd, timeout=60000)
+        version = s.call("exists", text(names[2]) + b"\0")[2]["version"]
+        c.true(acknowledged <= version <= len(asked), f"{acknowledged} acknowledged writes of {version}")
+        c.equal(s.call("getData", text(names[0]) + b"\0")[2][0], b"y" * 200, "a read after a start on a full disk")
+    filler.unlink()
+    if round_ != 2:
+        for xid in asked:
+            c.equal(s.receive("setData", xid)[1], 0, "what waited is answered when there is space")
+    c.eventually(lambda: s.call("create", create_body(f"/again{round_}"))[1] in (0, -110), "growth is allowed again")
+    c.eventually(lambda: serves_another(port), "new sessions are opened again")
+    c.equal(s.call("exists", text(names[1]) + b"\0")[1], -101, "what was deleted is gone")
+    for n in range(made):
+        c.equal(s.call("delete", text(f"/more{round_}-{n}") + i32(-1))[1], 0, "what was made is there")
+    s.close()
+    for writer in case.writers:
+        c.true(writer.attach(port), "a session lives on")
+        writer.judge()
+
+
 CASES = {
-    "log_fails": log_fails, "snapshot_fails": snapshot_fails, "zeros_fail": zeros_fail, "disk_stumbles": disk_stumbles,
+    "files_too_large": files_too_large, "disk_full": disk_full, "log_fails": log_fails, "snapshot_fails": snapshot_fails, "zeros_fail": zeros_fail, "disk_stumbles": disk_stumbles,
     "files_run_out": files_run_out, "unsynced_is_lost": unsynced_is_lost,
 }
 

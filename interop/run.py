@@ -9,7 +9,11 @@ import subprocess
 import sys
 
 import crash
+import faults
+import flips
 import handover
+import hostile
+import starts
 import words
 from servers import PEERS, ROOT, Server
 
@@ -24,6 +28,10 @@ SUITES = {
     "curator": ["java", "-Xmx256m", f"-Dlogback.configurationFile={HERE}/java/logback.xml",
                 "-Dzookeeper.log.level=ERROR", "-cp", f"{PEERS}/classes:{PEERS}/jars/*", "Suite", "127.0.0.1:{port}"],
 }
+
+# What runs against Oxkeeper alone, or brings its own servers.
+PROOFS = {"words": words, "handover": handover, "crash": crash, "flips": flips, "starts": starts, "faults": faults,
+          "hostile": hostile}
 
 
 def suite(name, kind, failures):
@@ -61,7 +69,7 @@ def main():
     parser.add_argument("--also-java", action="store_true")
     parser.add_argument("--ops", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=21)
-    parser.add_argument("--only", choices=[*SUITES, "differential", "handover", "crash", "words"])
+    parser.add_argument("--only", choices=[*SUITES, "differential", *PROOFS])
     args = parser.parse_args()
     failures, ran = [], 0
     for name in SUITES:
@@ -72,7 +80,7 @@ def main():
     if args.only in (None, "differential"):
         differential(args.ops, args.seed, failures)
         ran += 1
-    for name, module in (("words", words), ("handover", handover), ("crash", crash)):
+    for name, module in PROOFS.items():
         if args.only in (None, name):
             try:
                 module.main()

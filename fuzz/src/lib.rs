@@ -28,6 +28,7 @@ macro_rules! round_trip {
 }
 
 pub mod bounds;
+mod dialogue;
 mod node;
 mod peers;
 pub mod seeds;
@@ -35,6 +36,7 @@ mod storage;
 mod text;
 mod wire;
 
+pub use dialogue::learners_and_leaders as f09_dialogue;
 pub use node::clients as f20_node;
 pub use peers::{initial as f06_initial, notifications as f07_notifications, quorum as f08_quorum};
 pub use storage::{
@@ -51,7 +53,7 @@ pub use wire::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. The numbers are those of the test programme.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("f01_requests", f01_requests),
     ("f02_replies", f02_replies),
     ("f03_sessions", f03_sessions),
@@ -60,6 +62,7 @@ pub const TARGETS: [Target; 17] = [
     ("f06_initial", f06_initial),
     ("f07_notifications", f07_notifications),
     ("f08_quorum", f08_quorum),
+    ("f09_dialogue", f09_dialogue),
     ("f10_transactions", f10_transactions),
     ("f11_log", f11_log),
     ("f12_snapshot", f12_snapshot),

@@ -110,6 +110,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "f07_notifications" => notification_seeds(),
         "f08_quorum" => quorum_seeds(&files),
+        "f09_dialogue" => dialogue_seeds(),
         "f10_transactions" => logs(&files).iter().flat_map(|path| payloads(path)).collect(),
         "f11_log" => logs(&files).iter().flat_map(|path| log_seeds(path)).collect(),
         "f12_snapshot" => snapshot_seeds(&files),
@@ -185,6 +186,33 @@ fn notification_seeds() -> Vec<Vec<u8>> {
     }
     let initial = InitialMessage::new(ServerId(2), HostPort::new("10.0.0.1", 3888)).to_vec();
     vec![out.clone(), [&out[..4], &initial, &out[4..]].concat()]
+}
+
+/// A server is brought level and follows; a server leads. Steps as in `dialogue.rs`.
+fn dialogue_seeds() -> Vec<Vec<u8>> {
+    let learner: [&[u8]; 11] = [
+        &[3, 12, 1, 11, 1, 1, 12, 3, 11, 2, 1],
+        &[9],
+        &[0, 17, 0x20, 0, 8],
+        &[0, 13, 0x13, 0],
+        &[0, 10, 0x20, 0, 8, 8],
+        &[0, 12, 0, 0],
+        &[0, 2, 0x21, 7, 8],
+        &[0, 4, 0x21, 0],
+        &[0, 5, 0x21, 0],
+        &[0, 2, 0x22, 7, 0, 4, 0x22, 0, 8],
+        &[10],
+    ];
+    let leader: [&[u8]; 7] = [
+        &[3, 12, 3, 10, 1, 1],
+        &[9],
+        &[0, 11, 0x10, 3, 8],
+        &[0, 18, 0x13, 0x11, 8],
+        &[0, 3, 0x20, 0],
+        &[13, 8, 0, 3, 0x21, 0],
+        &[15, 0x2b, 0, 5, 0x21, 1],
+    ];
+    vec![learner.concat(), leader.concat()]
 }
 
 /// A dialogue in each direction, and a snapshot behind a SNAP.

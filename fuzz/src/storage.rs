@@ -7,8 +7,8 @@ use oxkeeper_proto::{TxnRecord, Zxid};
 use oxkeeper_server::{RecoverOptions, Recovered, load_snapshot, recover};
 use oxkeeper_storage::rawlog::{self, RawItem};
 use oxkeeper_storage::{
-    Candidate, Compression, Directories, Disk, LogReader, MemoryDisk, ReadLimits, SnapshotItem,
-    SnapshotReader, SnapshotWriter, StorageError, Tear, candidates, cut, names,
+    Candidate, Compression, Directories, Disk, EpochFile, LogReader, MemoryDisk, ReadLimits, SnapshotItem,
+    SnapshotReader, SnapshotWriter, StorageError, Tear, candidates, cut, names, truncate,
 };
 use oxkeeper_tree::{OwnerRules, Rules, Tree};
 
@@ -119,6 +119,17 @@ pub fn log(bytes: &[u8]) {
                 }
             }
         }
+    }
+    let dirs = Directories::new(Arc::new(disk.clone()), Path::new("/d"), Path::new("/d"));
+    // Of two files the second one's name bounds what the first may hold, which nobody who makes them up observes.
+    if flags & 1 == 0
+        && let Ok((before, _)) = read_all(&disk, Zxid::ZERO)
+        && truncate(&dirs, after, LIMITS).is_ok()
+        && let Ok((left, _)) = read_all(&disk, Zxid::ZERO)
+    {
+        let kept: Vec<_> = before.into_iter().take_while(|(zxid, _)| *zxid <= after).collect();
+        assert!(left.iter().all(|(zxid, _)| *zxid <= after), "more than {after} is left");
+        assert!(kept.starts_with(&left) || left.starts_with(&kept), "what is before {after} has changed");
     }
     if let (Ok(a), Ok(b)) = (recovered(&disk), recovered(&disk)) {
         assert_eq!((a.tree.digest(), a.replayed), (b.tree.digest(), b.replayed));
@@ -256,6 +267,14 @@ fn summary(tree: &Tree) -> (i64, usize, usize, usize) {
 
 /// Names of files, and the small files beside logs and snapshots.
 pub fn small_files(bytes: &[u8]) {
+    let disk = MemoryDisk::default();
+    put(&disk, EpochFile::Current.name(), bytes);
+    let epoch = within(bytes.len(), 0, || EpochFile::Current.read(&disk, Path::new(DIR)));
+    if let Ok(epoch) = epoch {
+        let expected = std::str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok());
+        assert_eq!(epoch.map(|epoch| epoch.0), expected, "all of the file and nothing else");
+        assert!(epoch.is_some_and(|epoch| epoch.0 >= 0));
+    }
     let text = String::from_utf8_lossy(bytes);
     within(text.len(), 0, || {
         if let Some(zxid) = names::parse_log(&text)

@@ -6,7 +6,7 @@
 use oxkeeper_proto::{ErrorCode, OpCode, Reader, Reply, Request, RequestHeader, Zxid};
 use tracing::{debug, warn};
 
-use crate::conn::{Call, Notice, Phase, Waiting};
+use crate::conn::{Call, Conn, Notice, Phase, Waiting};
 use crate::effects::{ConnId, Effects};
 use crate::expiry::Owner;
 use crate::member::{Duty, Order};
@@ -66,6 +66,10 @@ impl Node {
             return self.keep(id, bytes, received_ms, fx);
         }
         match op {
+            Some(op) if is_write(op) && !self.conns.get(id).is_some_and(Conn::may_prepare) => {
+                debug!("{op:?} waits for what is before it");
+                self.keep(id, bytes, received_ms, fx);
+            }
             Some(op) if is_write(op) => {
                 let call = Call { xid: header.xid, op, received_ms, large_bytes };
                 if self.opens_locally() && !self.admit_from_local(id, call, &reader, fx) {
@@ -88,10 +92,11 @@ impl Node {
             }
             Some(op) if is_read(op) => {
                 let Some(conn) = self.conns.get_mut(id) else { return };
-                if conn.waiting.is_empty() {
+                if conn.waiting.is_empty() && !fx.is_full(id) {
                     self.read(id, Call { xid: header.xid, op, received_ms, large_bytes }, &mut reader, fx);
                 } else {
                     self.keep(id, bytes, received_ms, fx);
+                    self.drain(id, fx);
                 }
             }
             _ => {
@@ -104,26 +109,32 @@ impl Node {
     /// Keeps a frame until what is before it is answered.
     fn keep(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
         let Some(large_bytes) = self.weigh(bytes.len()) else { return self.close(id, fx) };
+        let op = RequestHeader::decode(&mut Reader::new(bytes)).ok().and_then(|h| OpCode::from_number(h.op));
+        let is_read = op.is_some_and(is_read);
         if let Some(conn) = self.conns.get_mut(id) {
-            conn.waiting.push_back(Waiting::Frame { bytes: bytes.into(), received_ms, large_bytes });
-            self.outstanding += 1;
+            let frame = Waiting::Frame { bytes: bytes.into(), received_ms, large_bytes, is_read };
+            self.outstanding += conn.push(frame);
             self.large_waiting += large_bytes;
             self.hold_back(id, fx);
         }
     }
 
-    /// Looks at what came before the session was open, or behind a sync, in its order: a write among it must not wait behind another
-    /// one, or what comes later would overtake it.
+    /// Looks at what came before the session was open, or behind a sync, in its order: a write among it must not wait
+    /// behind another one, or what comes later would overtake it.
     pub(crate) fn admit_kept(&mut self, id: ConnId, fx: &mut Effects) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        for kept in std::mem::take(&mut conn.waiting) {
-            self.outstanding -= 1;
+        self.outstanding -= conn.outstanding();
+        for kept in conn.take_line().0 {
             self.large_waiting -= kept.large_bytes();
             match kept {
                 Waiting::Frame { bytes, received_ms, .. } => self.admit(id, &bytes, received_ms, fx),
                 Waiting::Reply(notice) => self.reply_in_turn(id, notice, fx),
-                // Nothing else waits behind what is not looked at yet.
-                Waiting::Write { .. } | Waiting::Written { .. } | Waiting::Sync { .. } => {}
+                // A write that was prepared ahead of reads before it keeps its place behind them.
+                other => {
+                    let Some(conn) = self.conns.get_mut(id) else { return };
+                    self.large_waiting += other.large_bytes();
+                    self.outstanding += conn.push(other);
+                }
             }
         }
     }
@@ -162,8 +173,7 @@ impl Node {
                     tracked.closing = true;
                 }
                 if let Some(conn) = self.conns.get_mut(id) {
-                    conn.waiting.push_back(Waiting::Write { zxid: Some(zxid), call });
-                    self.outstanding += 1;
+                    self.outstanding += conn.push(Waiting::Write { zxid: Some(zxid), call });
                     self.large_waiting += call.large_bytes;
                     self.hold_back(id, fx);
                 }
@@ -175,57 +185,80 @@ impl Node {
     /// Answers without a body when all earlier requests are answered.
     pub(crate) fn reply_in_turn(&mut self, id: ConnId, notice: Notice, fx: &mut Effects) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.waiting.push_back(Waiting::Reply(notice));
-        self.outstanding += 1;
+        self.outstanding += conn.push(Waiting::Reply(notice));
         if self.conns.get(id).is_some_and(|conn| conn.waiting.len() == 1) {
             self.drain(id, fx);
         }
     }
 
-    /// Answers whatever waits at the head of a connection's line, up to its next write.
+    /// Answers whatever waits at the head of a connection's line, up to its next write, as far as there is room.
     pub(crate) fn drain(&mut self, id: ConnId, fx: &mut Effects) {
-        loop {
-            let Some(conn) = self.conns.get_mut(id) else { return };
-            if !matches!(conn.phase, Phase::Open(_)) {
+        while let Some(conn) = self.conns.get_mut(id) {
+            if fx.is_full(id) && conn.waits_for_room() {
+                self.outstanding -= conn.outstanding();
+                conn.is_full = true;
+                return fx.want_room(id);
+            }
+            if !self.drain_one(id, fx) {
                 return;
             }
-            match conn.waiting.front() {
-                None | Some(Waiting::Write { .. } | Waiting::Sync { is_done: false, .. }) => return,
-                Some(_) if fx.is_full(id) => return fx.want_room(id),
-                Some(_) => {}
-            }
-            let Some(next) = conn.waiting.pop_front() else { return };
-            self.outstanding -= 1;
-            self.large_waiting -= next.large_bytes();
-            match next {
-                Waiting::Frame { bytes, received_ms, .. } => self.drain_frame(id, &bytes, received_ms, fx),
-                Waiting::Reply(notice) => {
-                    self.reply_code(id, &notice, fx);
-                    if notice.close {
-                        return self.close(id, fx);
-                    }
-                }
-                Waiting::Written { call, mut frame, close } => {
-                    // What went out before it may have shown a newer state already.
-                    if let Some(zxid) = frame.get_mut(REPLY_ZXID) {
-                        zxid.copy_from_slice(&self.tree.last_zxid().0.to_be_bytes());
-                    }
-                    fx.write(id).extend_from_slice(&frame);
-                    self.count_reply(id, call, frame.len() - 4);
-                    if close {
-                        return self.close(id, fx);
-                    }
-                }
-                Waiting::Sync { call, path, .. } => {
-                    let zxid = self.tree.last_zxid();
-                    let body = Reply::Path(path.as_deref().map(Into::into));
-                    let size = reply::write(fx, id, call.xid, zxid, ErrorCode::OK, &body);
-                    self.count_reply(id, call, size);
-                    return self.admit_kept(id, fx);
-                }
-                Waiting::Write { .. } => return,
-            }
         }
+    }
+
+    /// There is room among a connection's replies again.
+    pub(crate) fn writable(&mut self, id: ConnId, fx: &mut Effects) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && std::mem::take(&mut conn.is_full)
+        {
+            self.outstanding += conn.outstanding();
+        }
+        self.drain(id, fx);
+        self.resume_paused(fx);
+    }
+
+    /// Answers what a client asked before its own write, before that shows: at most a few reads, whatever room there is.
+    pub(crate) fn answer_before_write(&mut self, id: ConnId, fx: &mut Effects) {
+        while self.drain_one(id, fx) {}
+    }
+
+    /// Answers what is at the head of a connection's line; false if nothing there can be.
+    fn drain_one(&mut self, id: ConnId, fx: &mut Effects) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        if !conn.waits_for_room() {
+            return false;
+        }
+        let Some((next, counted)) = conn.pop() else { return false };
+        self.outstanding -= counted;
+        self.large_waiting -= next.large_bytes();
+        match next {
+            Waiting::Frame { bytes, received_ms, .. } => self.drain_frame(id, &bytes, received_ms, fx),
+            Waiting::Reply(notice) => {
+                self.reply_code(id, &notice, fx);
+                if notice.close {
+                    self.close(id, fx);
+                }
+            }
+            Waiting::Written { call, mut frame, close } => {
+                // What went out before it may have shown a newer state already.
+                if let Some(zxid) = frame.get_mut(REPLY_ZXID) {
+                    zxid.copy_from_slice(&self.tree.last_zxid().0.to_be_bytes());
+                }
+                fx.write(id).extend_from_slice(&frame);
+                self.count_reply(id, call, frame.len() - 4);
+                if close {
+                    self.close(id, fx);
+                }
+            }
+            Waiting::Sync { call, path, .. } => {
+                let zxid = self.tree.last_zxid();
+                let body = Reply::Path(path.as_deref().map(Into::into));
+                let size = reply::write(fx, id, call.xid, zxid, ErrorCode::OK, &body);
+                self.count_reply(id, call, size);
+                self.admit_kept(id, fx);
+            }
+            Waiting::Write { .. } => {}
+        }
+        true
     }
 
     /// Whether a sync needs the word of other servers.
@@ -254,10 +287,10 @@ impl Node {
 
     fn admit_ahead(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let mut behind = std::mem::take(&mut conn.waiting);
+        let behind = conn.take_line();
         self.admit(id, bytes, received_ms, fx);
         if let Some(conn) = self.conns.get_mut(id) {
-            conn.waiting.append(&mut behind);
+            conn.put_line(behind);
         }
     }
 }

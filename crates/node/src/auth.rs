@@ -16,6 +16,11 @@ use crate::node::Node;
 use crate::reply;
 use crate::settings::DigestAlgorithm;
 
+/// Identities that one connection may prove. Every check of a list compares them with all its entries.
+const IDENTITIES_MAX: usize = 1000;
+/// Bytes of their ids.
+const IDENTITY_BYTES_MAX: usize = 1 << 20;
+
 /// How an attempt to authenticate went.
 enum Verdict {
     /// These identities are the connection's now.
@@ -52,6 +57,11 @@ impl Node {
                     if !conn.identities.contains(&identity) {
                         conn.identities.push(identity);
                     }
+                }
+                let bytes: usize = conn.identities.iter().map(|identity| identity.id.len()).sum();
+                if conn.identities.len() > IDENTITIES_MAX || bytes > IDENTITY_BYTES_MAX {
+                    warn!("Closing session {}: it claims to be too many", conn.session);
+                    return self.close(id, fx);
                 }
                 info!("Session {}: auth success for scheme {scheme}", conn.session);
                 let notice = Notice { xid, zxid: Some(Zxid::ZERO), code: ErrorCode::OK, close: false };

@@ -35,6 +35,19 @@ impl Node {
                 panic!("transaction {} was proposed but cannot be read: {error}", proposal.zxid)
             }
         };
+        let origin = match self.origins.front() {
+            Some((zxid, origin)) if *zxid == proposal.zxid => {
+                let origin = *origin;
+                self.origins.pop_front();
+                origin
+            }
+            // Proposed by another server, or by this one in a role that is over.
+            None => self.origin_here(&record),
+            other => panic!("{} is final, but {other:?} was next in line", proposal.zxid),
+        };
+        if let Some(id) = origin {
+            self.answer_before_write(id, fx);
+        }
         self.changes.wanted = !self.watches.is_empty();
         let (outcome, differs) = match self.tree.apply_and_compare(&record, &mut self.changes) {
             Ok((outcome, differs)) => (outcome, differs.is_some()),
@@ -47,16 +60,6 @@ impl Node {
         if !is(Fault::WatchAfterReply) {
             self.notify(proposal.zxid, fx);
         }
-        let origin = match self.origins.front() {
-            Some((zxid, origin)) if *zxid == proposal.zxid => {
-                let origin = *origin;
-                self.origins.pop_front();
-                origin
-            }
-            // Proposed by another server, or by this one in a role that is over.
-            None => self.origin_here(&record),
-            other => panic!("{} is final, but {other:?} was next in line", proposal.zxid),
-        };
         match record.header.op {
             OpCode::CreateSession => self.session_opened(record.header.session, origin, fx),
             OpCode::CloseSession => self.session_closed(record.header.session, origin, proposal.zxid, fx),
@@ -158,8 +161,9 @@ impl Node {
         let call = *call;
         let Call { xid, op, .. } = call;
         assert!(first.is_none_or(|first| first == zxid), "replies of {id:?} out of order");
-        conn.waiting.pop_front();
-        self.outstanding -= 1;
+        if let Some((_, counted)) = conn.pop() {
+            self.outstanding -= counted;
+        }
         self.large_waiting -= call.large_bytes;
         if matches!(outcome, Outcome::Failed(ErrorCode::SESSIONMOVED)) {
             self.close(id, fx);

@@ -22,6 +22,10 @@ pub(crate) enum Phase {
     Closing,
 }
 
+/// A write is prepared as it comes if at most so many reads wait before it. They must be answered before it shows, and
+/// the room for their replies must not matter then.
+const READS_AHEAD_MAX: usize = 16;
+
 /// A place in the order of a connection's replies.
 #[derive(Debug)]
 pub(crate) enum Waiting {
@@ -32,7 +36,7 @@ pub(crate) enum Waiting {
     /// A sync, its path, and whether it is done.
     Sync { call: Call, path: Option<Box<str>>, is_done: bool },
     /// A frame that must wait for what is before it.
-    Frame { bytes: Box<[u8]>, received_ms: u64, large_bytes: usize },
+    Frame { bytes: Box<[u8]>, received_ms: u64, large_bytes: usize, is_read: bool },
     /// A reply that is known already but not its turn.
     Reply(Notice),
 }
@@ -95,6 +99,10 @@ pub(crate) struct Conn {
     pub(crate) read_only: Option<bool>,
     pub(crate) identities: Vec<Identity>,
     pub(crate) waiting: VecDeque<Waiting>,
+    /// Frames among them, and those of the frames that are no reads.
+    frames: (usize, usize),
+    /// There is no room for its replies, which is its own doing: what waits here hinders nobody else.
+    pub(crate) is_full: bool,
     /// Whether a sync in the line is not done. What comes behind it is kept as it came: a write that went on its way
     /// could be final before the sync is, and what is read between the two would show it.
     pub(crate) is_syncing: bool,
@@ -127,6 +135,8 @@ impl Conn {
             read_only: None,
             identities,
             waiting: VecDeque::new(),
+            frames: (0, 0),
+            is_full: false,
             is_syncing: false,
             paused: false,
             opened_ms: now_ms,
@@ -138,6 +148,57 @@ impl Conn {
             last_response_ms: 0,
             last_latency_ms: 0,
         }
+    }
+
+    /// Adds to the end of the line; returns by how much that counts as outstanding.
+    pub(crate) fn push(&mut self, waiting: Waiting) -> usize {
+        self.count(&waiting, usize::wrapping_add);
+        self.waiting.push_back(waiting);
+        usize::from(!self.is_full)
+    }
+
+    /// Takes the head of the line; with it goes how much it counted as outstanding.
+    pub(crate) fn pop(&mut self) -> Option<(Waiting, usize)> {
+        let waiting = self.waiting.pop_front()?;
+        self.count(&waiting, usize::wrapping_sub);
+        Some((waiting, usize::from(!self.is_full)))
+    }
+
+    fn count(&mut self, waiting: &Waiting, add: fn(usize, usize) -> usize) {
+        if let Waiting::Frame { is_read, .. } = waiting {
+            let (all, others) = self.frames;
+            self.frames = (add(all, 1), add(others, usize::from(!is_read)));
+        }
+    }
+
+    /// How much its line counts as outstanding.
+    pub(crate) fn outstanding(&self) -> usize {
+        if self.is_full { 0 } else { self.waiting.len() }
+    }
+
+    /// Whether a write may be prepared now, though it is not its turn: none must come before an earlier one.
+    pub(crate) fn may_prepare(&self) -> bool {
+        let (frames, others) = self.frames;
+        others == 0 && frames <= READS_AHEAD_MAX
+    }
+
+    /// Whether what is next in its line could be answered, were there room for the reply.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        let is_open = matches!(self.phase, Phase::Open(_));
+        let must_wait =
+            |next: &Waiting| matches!(next, Waiting::Write { .. } | Waiting::Sync { is_done: false, .. });
+        is_open && self.waiting.front().is_some_and(|next| !must_wait(next))
+    }
+
+    /// Takes the line away, for a frame that has left it and goes before all others.
+    pub(crate) fn take_line(&mut self) -> (VecDeque<Waiting>, (usize, usize)) {
+        (std::mem::take(&mut self.waiting), std::mem::take(&mut self.frames))
+    }
+
+    /// Puts the line back behind what has come before it.
+    pub(crate) fn put_line(&mut self, (mut line, frames): (VecDeque<Waiting>, (usize, usize))) {
+        self.waiting.append(&mut line);
+        self.frames = (self.frames.0 + frames.0, self.frames.1 + frames.1);
     }
 
     /// Counts an answer, and what `cons` shows of it.

@@ -42,8 +42,7 @@ impl Node {
     pub(crate) fn wait(&mut self, id: ConnId, waiting: Waiting, fx: &mut Effects) {
         if let Some(conn) = self.conns.get_mut(id) {
             self.large_waiting += waiting.large_bytes();
-            conn.waiting.push_back(waiting);
-            self.outstanding += 1;
+            self.outstanding += conn.push(waiting);
             self.hold_back(id, fx);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{SessionId, TxnRecord, Xid, path};
 use oxkeeper_tree::{Loader, Pending};
-use oxkeeper_zab::{Action, Agreement, Limits, Setup, Solo};
+use oxkeeper_zab::{Action, Agreement, Durable, Limits, Setup, Solo};
 use tracing::{error, info};
 
 use crate::conn::Phase;
@@ -204,7 +204,13 @@ impl Node {
                 }
                 fx.peers.listen = Some(open);
             }
-            Action::Durable(ticket, work) => fx.durable.push((ticket, work)),
+            Action::Durable(ticket, work) => {
+                // A snapshot of what is taken back must not outlive it.
+                if let Durable::Truncate(_) = &work {
+                    self.abandon_snapshot(fx);
+                }
+                fx.durable.push((ticket, work));
+            }
             Action::ReadLog { task, from } => {
                 let bytes_max = self.as_member().map_or(0, |member| member.settings.log_sync_bytes);
                 fx.peers.tasks.push(Task::ReadLog { task, from, bytes_max });

@@ -155,7 +155,7 @@ impl Node {
                     conn.counts.received += 1;
                 }
             }
-            Input::Writable { conn } => self.drain(conn, fx),
+            Input::Writable { conn } => self.writable(conn, fx),
             Input::Tick => self.tick(fx),
             Input::Opened { conn, peer, identities } => self.opened(conn, peer, identities),
             Input::Closed { conn } => self.closed(conn, fx),
@@ -176,7 +176,7 @@ impl Node {
     /// When the node wants a [`Input::Tick`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Duration {
-        if self.reaping.is_some() {
+        if self.reaping.is_some() || self.watches.is_freeing() {
             return self.now.mono;
         }
         let mut soonest = self.check_idle_at_ms;
@@ -230,7 +230,7 @@ impl Node {
     fn closed(&mut self, conn: ConnId, fx: &mut Effects) {
         let Some(gone) = self.conns.remove(conn) else { return };
         self.watches.drop_watcher(conn.index);
-        self.outstanding -= gone.waiting.len();
+        self.outstanding -= gone.outstanding();
         self.large_waiting -= gone.waiting.iter().map(Waiting::large_bytes).sum::<usize>();
         if let Phase::Open(key) = gone.phase
             && let Some(tracked) = self.expiry.get_mut(key)
@@ -254,6 +254,7 @@ impl Node {
 
     fn tick(&mut self, fx: &mut Effects) {
         let now_ms = millis(self.now.mono);
+        self.watches.free_some();
         if let Order::Ensemble(member) = &mut self.order {
             member.agreement.tick(now_ms);
         }

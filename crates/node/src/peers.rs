@@ -26,7 +26,9 @@
 //! *A received snapshot on disk* is written like any other one, by [`SnapshotStep`](crate::SnapshotStep)s, but its
 //! end is a piece of durable work: [`Durable::InstallSnapshot`](oxkeeper_zab::Durable::InstallSnapshot), whose ticket
 //! is due when the snapshot has its final name, and the log files before it are gone. `SnapshotStep::Abandon` means that
-//! the unfinished file is to be removed.
+//! the unfinished file is to be removed. Steps of snapshots that were handed over before a
+//! [`Durable::Truncate`](oxkeeper_zab::Durable::Truncate) are carried out before it: a snapshot that became whole behind
+//! it would bring back what was taken.
 //!
 //! *Tasks* take long and end with an input of their own. [`Task::ReadLog`] ends with `LogRead`, [`Task::Reload`] with
 //! `Reloaded`. They see all durable work that was handed over before them.

@@ -55,7 +55,7 @@ impl Node {
             }
         }
         // What changes under a snapshot is copied for it, and there is no room for copies.
-        if scarcity.memory == Memory::Critical && self.writes_snapshot() {
+        if scarcity.memory == Memory::Critical && self.writes_snapshot() && !self.installs_snapshot() {
             warn!("Giving up the snapshot under way: it takes memory that is not there");
             self.abandon_snapshot(fx);
         }

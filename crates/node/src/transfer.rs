@@ -79,8 +79,8 @@ impl Node {
     }
 
     pub(crate) fn take_snapshot(&mut self, fx: &mut Effects) {
-        // While one is coming there is nothing to show.
-        let is_loading = self.as_member().is_some_and(|member| member.loader.is_some());
+        // While the log is cut, or a snapshot comes, there is nothing to show.
+        let is_loading = self.as_member().is_some_and(|member| !member.agreement.is_state_whole());
         let is_busy = self.transfers().is_some_and(|transfers| transfers.target != Target::Nowhere);
         match if is_loading || is_busy { None } else { self.tree.begin_snapshot() } {
             Some(start) => {
@@ -142,6 +142,11 @@ impl Node {
             Some(transfers) => transfers.target == Target::Disk,
             None => self.tree.snapshot_under_way().is_some(),
         }
+    }
+
+    /// Whether the snapshot under way is one that a leader has sent: what else is on the disk goes for its sake.
+    pub(crate) fn installs_snapshot(&mut self) -> bool {
+        self.as_member().is_some_and(|member| member.agreement.is_installing())
     }
 
     /// Gives up the snapshot under way.

@@ -11,6 +11,13 @@ use oxkeeper_tree::{Change, ChangeKind, Map, Seeded};
 /// A watcher, by the number of its connection's slot.
 pub(crate) type Watcher = u32;
 
+/// A watcher within the lists. A slot is used again at once; the number of a watcher that had very many watches is not
+/// before the last of them is gone.
+type Number = u32;
+
+/// Watches that are freed in one step.
+const FREED_AT_ONCE: usize = 2000;
+
 /// How long and how far a watch looks. Modes of one watcher on one path live side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -101,14 +108,21 @@ pub(crate) struct Watches {
     paths: Vec<Option<Box<str>>>,
     free: Vec<u32>,
     /// By list number.
-    lists: Vec<Vec<Watcher>>,
-    /// By watcher.
+    lists: Vec<Vec<Number>>,
+    /// By slot.
+    numbers: Vec<Option<Number>>,
+    /// By number; `None` if it is free or its watcher has left.
+    owners: Vec<Option<Watcher>>,
+    free_numbers: Vec<Number>,
+    /// Those who have left, and in which lists they may still be.
+    left: Vec<(Number, Vec<ListId>)>,
+    /// By number.
     held: Vec<Option<Map<ListId, Held>>>,
     recursive: usize,
     total: usize,
     /// Counts firings, so that a watcher that matches several times is told once.
     round: u64,
-    /// By watcher: the last firing that told it.
+    /// By number: the last firing that told it.
     told: Vec<u64>,
 }
 
@@ -132,6 +146,10 @@ impl Watches {
             paths: Vec::new(),
             free: Vec::new(),
             lists: Vec::new(),
+            numbers: Vec::new(),
+            owners: Vec::new(),
+            free_numbers: Vec::new(),
+            left: Vec::new(),
             held: Vec::new(),
             recursive: 0,
             total: 0,
@@ -166,13 +184,9 @@ impl Watches {
 
     fn add(&mut self, watcher: Watcher, manager: Manager, path: &str, mode: Mode) {
         let list = self.intern(path) * 2 + u32::from(manager == Manager::Child);
-        let index = watcher as usize;
-        if self.held.len() <= index {
-            self.held.resize_with(index + 1, || None);
-            self.told.resize(index + 1, 0);
-        }
+        let watcher = self.number(watcher);
         let seeded = &self.seeded;
-        let Some(slot) = self.held.get_mut(index) else { return };
+        let Some(slot) = self.held.get_mut(watcher as usize) else { return };
         let mine = slot.get_or_insert_with(|| Map::with_hasher(seeded.clone()));
         let watchers = &mut self.lists[list as usize];
         let held = mine.entry(list).or_insert_with(|| {
@@ -184,6 +198,30 @@ impl Watches {
             self.recursive += 1;
         }
         held.bits |= mode.bit();
+    }
+
+    /// The number of a watcher; gives it one if it has none.
+    fn number(&mut self, watcher: Watcher) -> Number {
+        if let Some(number) = self.number_of(watcher) {
+            return number;
+        }
+        let number = self.free_numbers.pop().unwrap_or_else(|| {
+            self.owners.push(None);
+            self.held.push(None);
+            self.told.push(0);
+            self.owners.len() as Number - 1
+        });
+        let index = watcher as usize;
+        if self.numbers.len() <= index {
+            self.numbers.resize(index + 1, None);
+        }
+        self.numbers[index] = Some(number);
+        self.owners[number as usize] = Some(watcher);
+        number
+    }
+
+    fn number_of(&self, watcher: Watcher) -> Option<Number> {
+        self.numbers.get(watcher as usize).copied().flatten()
     }
 
     fn intern(&mut self, path: &str) -> u32 {
@@ -208,12 +246,13 @@ impl Watches {
         self.ids.get(path).map(|id| id * 2 + u32::from(manager == Manager::Child))
     }
 
-    fn bits(&self, watcher: Watcher, list: ListId) -> u8 {
+    fn bits(&self, watcher: Number, list: ListId) -> u8 {
         self.held.get(watcher as usize).and_then(|mine| mine.as_ref()?.get(&list)).map_or(0, |held| held.bits)
     }
 
     /// Whether the watcher has such a watch on exactly this path.
     pub(crate) fn has(&self, watcher: Watcher, path: &str, kind: Kind) -> bool {
+        let Some(watcher) = self.number_of(watcher) else { return false };
         [Manager::Data, Manager::Child].into_iter().any(|manager| {
             self.list(manager, path).is_some_and(|list| self.bits(watcher, list) & kind.bits(manager) != 0)
         })
@@ -221,6 +260,7 @@ impl Watches {
 
     /// Removes such watches from exactly this path; tells whether there were any.
     pub(crate) fn remove(&mut self, watcher: Watcher, path: &str, kind: Kind) -> bool {
+        let Some(watcher) = self.number_of(watcher) else { return false };
         let mut any = false;
         for manager in [Manager::Data, Manager::Child] {
             let wanted = kind.bits(manager);
@@ -235,7 +275,7 @@ impl Watches {
     }
 
     /// Clears modes; a watcher without modes leaves the list, and a path without watchers goes.
-    fn clear(&mut self, watcher: Watcher, list: ListId, bits: u8) {
+    fn clear(&mut self, watcher: Number, list: ListId, bits: u8) {
         let Some(Some(mine)) = self.held.get_mut(watcher as usize) else { return };
         let Some(held) = mine.get_mut(&list) else { return };
         if held.bits & bits & Mode::Recursive.bit() != 0 {
@@ -275,14 +315,35 @@ impl Watches {
         }
     }
 
-    /// Frees everything that a connection watches.
+    /// A connection has no watches any more. Very many are freed in pieces, by [`Watches::free_some`].
     pub(crate) fn drop_watcher(&mut self, watcher: Watcher) {
-        let Some(mine) = self.held.get_mut(watcher as usize).and_then(Option::take) else { return };
-        for (list, held) in mine {
-            if held.bits & Mode::Recursive.bit() != 0 {
-                self.recursive -= 1;
-            }
-            self.leave(list, held.place);
+        let Some(number) = self.numbers.get_mut(watcher as usize).and_then(Option::take) else { return };
+        self.owners[number as usize] = None;
+        let held = self.held[number as usize].as_ref();
+        let lists: Vec<ListId> = held.map(|held| held.keys().copied().collect()).unwrap_or_default();
+        let is_few = lists.len() <= FREED_AT_ONCE;
+        self.left.push((number, lists));
+        if is_few {
+            self.free_some();
+        }
+    }
+
+    /// Whether somebody has left whose watches are not all freed.
+    pub(crate) fn is_freeing(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Frees a few watches of whoever left last.
+    pub(crate) fn free_some(&mut self) {
+        let Some((number, mut lists)) = self.left.pop() else { return };
+        for list in lists.split_off(lists.len().saturating_sub(FREED_AT_ONCE)) {
+            self.clear(number, list, u8::MAX);
+        }
+        if lists.is_empty() {
+            self.held[number as usize] = None;
+            self.free_numbers.push(number);
+        } else {
+            self.left.push((number, lists));
         }
     }
 
@@ -322,7 +383,9 @@ impl Watches {
             let watchers = self.lists[list as usize].clone();
             for watcher in watchers {
                 self.told[watcher as usize] = self.round;
-                out.push(Notice { watcher, kind, on_parent });
+                if let Some(watcher) = self.owners[watcher as usize] {
+                    out.push(Notice { watcher, kind, on_parent });
+                }
                 if self.bits(watcher, list) & Mode::Standard.bit() != 0 {
                     self.clear(watcher, list, Mode::Standard.bit());
                 }
@@ -340,6 +403,7 @@ impl Watches {
             for &watcher in &self.lists[list as usize] {
                 if self.bits(watcher, list) & Mode::Recursive.bit() != 0
                     && std::mem::replace(&mut self.told[watcher as usize], self.round) != self.round
+                    && let Some(watcher) = self.owners[watcher as usize]
                 {
                     out.push(Notice { watcher, kind, on_parent });
                 }
@@ -349,7 +413,7 @@ impl Watches {
 
     /// Counts the data watches: Java's lists of watches leave those on children out.
     pub(crate) fn summary(&self) -> WatchSummary {
-        let data = |list: &&Vec<Watcher>| !list.is_empty();
+        let data = |list: &&Vec<Number>| !list.is_empty();
         let lists = self.lists.iter().step_by(2);
         WatchSummary {
             connections: self
@@ -373,10 +437,12 @@ impl Watches {
             }
             cost += 1;
             let Some(path) = path else { continue };
-            let watchers = &self.lists[id * 2];
-            cost += watchers.len();
+            let numbers = &self.lists[id * 2];
+            cost += numbers.len();
+            let watchers: Vec<Watcher> =
+                numbers.iter().filter_map(|number| self.owners[*number as usize]).collect();
             if !watchers.is_empty() {
-                all.push((path.to_string(), watchers.clone()));
+                all.push((path.to_string(), watchers));
             }
         }
         (all, None)
@@ -390,8 +456,9 @@ impl Watches {
         from: u32,
         most: usize,
     ) -> (Watcher, Vec<String>, Option<(Watcher, u32)>) {
-        let all = self.held.iter().enumerate().skip(watcher as usize);
-        let mut watching = all.filter_map(|(index, held)| Some((index as Watcher, held.as_ref()?)));
+        let all = self.numbers.iter().enumerate().skip(watcher as usize);
+        let held = |number: Number| self.held[number as usize].as_ref();
+        let mut watching = all.filter_map(|(index, number)| Some((index as Watcher, held((*number)?)?)));
         let Some((found, held)) = watching.next() else { return (watcher, Vec::new(), None) };
         let from = if found == watcher { from } else { 0 };
         let data = held.keys().filter(|list| *list % 2 == 0).map(|list| list / 2);
@@ -534,6 +601,42 @@ mod tests {
         }
         assert_eq!((w.total(), w.recursive, w.ids.len()), (0, 0, 0));
         assert_eq!(w.free.len(), 100);
+        assert!(!w.is_freeing());
+    }
+
+    #[test]
+    fn very_many_watches_are_freed_in_pieces_and_tell_nobody_meanwhile() {
+        let mut w = Watches::new(1);
+        let many = FREED_AT_ONCE * 3 + 5;
+        for i in 0..many {
+            w.add_standard(4, Manager::Data, &format!("/{i}"));
+            w.add_persistent(4, &format!("/{i}"), true);
+            w.add_standard(9, Manager::Data, &format!("/{i}"));
+        }
+        w.drop_watcher(4);
+        assert!(w.is_freeing() && !w.has(4, "/7", Kind::Any));
+        // Another connection has the slot by now, and its own watches.
+        w.add_standard(4, Manager::Child, "/7");
+        let mut pieces = 0;
+        while w.is_freeing() {
+            let fired = format!("/{}", pieces * 7 + 1);
+            assert_eq!(
+                fire(&mut w, ChangeKind::DataChanged, &fired),
+                [(9, EventType::NodeDataChanged, false)]
+            );
+            assert_eq!(fire(&mut w, ChangeKind::DataChanged, &format!("{fired}/below")), []);
+            w.free_some();
+            pieces += 1;
+        }
+        assert_eq!((pieces, w.total(), w.recursive), (4, many - 4 + 1, 0));
+        assert!(w.has(4, "/7", Kind::Children) && !w.has(4, "/7", Kind::Data));
+        assert_eq!(fire(&mut w, ChangeKind::Created, "/7/x"), [(4, EventType::NodeChildrenChanged, true)]);
+        w.drop_watcher(9);
+        while w.is_freeing() {
+            w.free_some();
+        }
+        w.drop_watcher(4);
+        assert_eq!((w.total(), w.ids.len()), (0, 0));
     }
 
     /// Every watch as a row of a list; nothing is indexed.

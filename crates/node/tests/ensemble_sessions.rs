@@ -6,7 +6,8 @@
 mod ensemble;
 
 use ensemble::{Ensemble, Seen};
-use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, Request, SessionId};
+use oxkeeper_proto::peer::ForwardedRequest;
+use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, PeerPacket, Request, SessionId, Xid};
 
 const OK: ErrorCode = ErrorCode::OK;
 
@@ -159,6 +160,34 @@ fn what_comes_behind_a_sync_waits_for_it() {
         assert_eq!(codes, (1..=18).zip(expected).collect::<Vec<_>>(), "no read shows a later write");
         assert!(seen.is_sorted_by_key(|seen| if let Seen::Reply(_, zxid, _) = seen { *zxid } else { 0 }));
     }
+}
+
+/// ZOOKEEPER-2623: a bare check became a transaction that no server could read. And without a number: a request that
+/// does not parse was answered under a zxid that was in use, and every write of the ensemble hung behind it.
+#[test]
+fn what_a_learner_passes_on_unchecked_becomes_a_failure_with_a_place_of_its_own() {
+    let mut e = Ensemble::new(3, 9);
+    e.settle();
+    let (at, session) = e.client(0, 4000);
+    let forged = |xid: i32, op: i32, body: &[u8]| {
+        PeerPacket::Request(ForwardedRequest {
+            session,
+            xid: Xid(xid),
+            op,
+            body: body.to_vec().into(),
+            auth: Some(Vec::new()),
+        })
+    };
+    let before = e.status(2).unwrap().last_logged;
+    let check = [&[0, 0, 0, 1][..], b"/", &[0xff; 4]].concat();
+    e.forge(0, forged(50, 13, &check));
+    e.forge(0, forged(51, 1, &[0, 0, 0, 9, b'/']));
+    e.forge(0, forged(52, 77, &[]));
+    e.forge(0, forged(53, 20, &[0, 0, 0, 2, b'/', b'a']));
+    e.run(50);
+    assert_eq!(e.status(2).unwrap().last_logged.0, before.0 + 4, "each has a zxid, none has it twice");
+    assert_eq!(e.ask(at, 1, &create("/a", 0)), OK);
+    e.assert_level();
 }
 
 #[test]

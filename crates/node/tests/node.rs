@@ -4,6 +4,8 @@
 #[path = "support/world.rs"]
 mod world;
 
+use std::time::Duration;
+
 use oxkeeper_node::{Answer, Input, Query, QueryId, SnapshotStep, Ticket};
 use oxkeeper_proto::{
     AclList, ConnectRequest, ConnectResponse, Create, ErrorCode, Names, OpCode, Reader, Reply, ReplyHeader,
@@ -25,6 +27,32 @@ fn nothing_is_acknowledged_before_it_is_durable() {
     assert_eq!(w.seen(conn), [Seen::Reply(1, 2, OK)]);
     w.step(Input::Persisted(Ticket(3)));
     assert_eq!(w.seen(conn), [Seen::Reply(2, 3, ErrorCode::NODEEXISTS)]);
+}
+
+#[test]
+fn a_connection_cannot_be_everybody() {
+    let mut w = World::new();
+    let conn = w.client();
+    let claim = |w: &mut World, n: usize| {
+        let auth = format!("user{n}:secret");
+        let auth = Request::Auth { scheme: Some("digest".into()), auth: Some(auth.as_bytes()) };
+        w.send(conn, -4, &auth);
+    };
+    // The first identity is the address.
+    for n in 1..1000 {
+        claim(&mut w, n);
+        claim(&mut w, n);
+    }
+    assert!(!w.is_closed(conn));
+    claim(&mut w, 1000);
+    assert!(w.is_closed(conn));
+    let conn = w.client();
+    let long = format!("{}:x", "u".repeat(700_000));
+    for n in 0..2 {
+        let auth = format!("{n}{long}");
+        w.send(conn, -4, &Request::Auth { scheme: Some("digest".into()), auth: Some(auth.as_bytes()) });
+        assert_eq!(w.is_closed(conn), n == 1);
+    }
 }
 
 #[test]
@@ -374,6 +402,24 @@ fn a_closed_connection_leaves_nothing_behind() {
     w.step(Input::Query(QueryId(7), Query::Expiries));
     let Some((QueryId(7), Answer::Expiries(report))) = w.fx.answers.pop() else { panic!("no answer") };
     assert_eq!(report.sessions.len(), 1, "its session lives on");
+}
+
+#[test]
+fn very_many_watches_of_a_closed_connection_go_in_the_next_ticks() {
+    let mut w = World::new();
+    let conn = w.client();
+    for n in 0..5000 {
+        w.send(conn, n, &exists(&format!("/absent{n}"), true));
+    }
+    assert_eq!(w.node.status().watches, 5000);
+    w.step(Input::Closed { conn });
+    let now = Duration::from_millis(w.now_ms);
+    let mut ticks = 0;
+    while w.node.deadline() == now {
+        w.step(Input::Tick);
+        ticks += 1;
+    }
+    assert_eq!((w.node.status().watches, ticks), (0, 3));
 }
 
 #[test]

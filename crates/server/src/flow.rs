@@ -6,8 +6,8 @@
 //! bounded by `globalOutstandingLimit`: above it the node has the driver stop reading from every client that
 //! has something on its way. **To the log** goes what those are. **To each connection** there is its outbox: a
 //! client whose outbox is above [`OUTBOX_BYTES`] is not read from, and what was read already waits in its
-//! small form; if it takes
-//! nothing for [`STUCK_AFTER`], it is cut. Watch events are all that can still be added, and above
+//! small form, which is its own affair and holds back nobody else; if it takes nothing for [`STUCK_AFTER`], it is
+//! cut. Only the few reads before a write of its own are answered whatever the room. Watch events are all that can still be added, and above
 //! [`OUTBOX_BYTES_MAX`] the client is cut at once. Snapshots go to their thread one slice at a time.
 
 use std::time::Duration;

@@ -79,6 +79,31 @@ fn a_directory_in_use_is_refused() {
 }
 
 #[test]
+fn a_burst_whose_replies_have_no_room_at_once_is_answered() {
+    block_on(async {
+        let mut config = Config::standalone("unused", 0);
+        config.outstanding_max = 100;
+        let server = Server::start(config, Storage::Memory).await.unwrap();
+        let mut client = Client::connect(server.address(), SessionId(0), &[0; 16]);
+        assert_eq!(client.call(&create("/big", 0)).1, ErrorCode::OK);
+        let data = vec![7; 4000];
+        let set = || Request::SetData { path: "/big".into(), data: Some(&data), version: -1 };
+        let mut requests = vec![set()];
+        for n in 0..4000 {
+            requests.push(Request::GetData { path: "/big".into(), watch: false });
+            if n % 500 == 0 {
+                requests.push(set());
+            }
+        }
+        // Sixteen megabytes of replies, and no reader before all requests are sent.
+        let replies = client.burst(&requests);
+        assert!(replies.iter().all(|(_, err)| *err == ErrorCode::OK));
+        assert!(replies.windows(2).all(|pair| pair[0].0.0 + 1 == pair[1].0.0));
+        server.shutdown().await.unwrap();
+    });
+}
+
+#[test]
 fn bad_bytes_cost_one_connection() {
     block_on(async {
         let server = Server::start(Config::standalone("unused", 0), Storage::Memory).await.unwrap();

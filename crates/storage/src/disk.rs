@@ -115,7 +115,11 @@ impl Disk for RealDisk {
         let mut all = Vec::new();
         for entry in entries {
             let entry = entry?;
-            let meta = entry.metadata()?;
+            let meta = match entry.metadata() {
+                // Renamed or removed since, by another thread: it is not there any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                meta => meta?,
+            };
             if meta.is_file()
                 && let Ok(name) = entry.file_name().into_string()
             {
@@ -286,5 +290,37 @@ impl DiskFile for MemoryFile {
         let size = index(size)?;
         self.with(|bytes| bytes.resize(size, 0));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_listed_while_files_in_it_are_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("oxkeeper-beginning-log"), dir.path().join("log.1"));
+        for n in 0..20 {
+            fs::write(dir.path().join(format!("snapshot.{n}")), b"x").unwrap();
+        }
+        fs::write(&from, b"x").unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    RealDisk.rename(&from, &to).unwrap();
+                    RealDisk.rename(&to, &from).unwrap();
+                }
+            });
+            let listed: Vec<io::Result<Vec<Entry>>> = (0..2000).map(|_| RealDisk.list(dir.path())).collect();
+            done.store(true, Ordering::Relaxed);
+            for entries in listed {
+                let entries = entries.unwrap();
+                assert_eq!(entries.iter().filter(|entry| entry.name.starts_with("snapshot.")).count(), 20);
+            }
+        });
     }
 }

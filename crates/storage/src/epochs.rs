@@ -49,8 +49,9 @@ impl EpochFile {
         let read = file.read_at(&mut bytes, 0).map_err(|error| StorageError::io("reading", &path, error))?;
         let text = bytes.get(..read).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
         match text.trim().parse() {
-            Ok(epoch) => Ok(Some(Epoch(epoch))),
-            Err(_) => Err(StorageError::damaged(&path, 0, format!("{text:?} is no epoch"))),
+            // What is longer was not read to its end.
+            Ok(epoch) if epoch >= 0 && read < BYTES_MAX => Ok(Some(Epoch(epoch))),
+            _ => Err(StorageError::damaged(&path, 0, format!("{text:?} is no epoch"))),
         }
     }
 
@@ -100,6 +101,21 @@ mod tests {
         assert_eq!(EpochFile::Current.read(&disk, dir).unwrap(), None);
         replace(&disk, dir, "currentEpoch", b"three").unwrap();
         assert!(EpochFile::Current.read(&disk, dir).unwrap_err().to_string().contains("no epoch"));
+    }
+
+    #[test]
+    fn a_number_that_goes_on_behind_what_is_read_is_none() {
+        let (disk, dir) = (MemoryDisk::default(), Path::new(DIR));
+        for (text, epoch) in [("7\n", Some(7)), ("-7", None), ("", None)] {
+            replace(&disk, dir, "currentEpoch", text.as_bytes()).unwrap();
+            assert_eq!(EpochFile::Current.read(&disk, dir).ok().flatten().map(|e| e.0), epoch, "{text}");
+        }
+        for zeros in 0..40 {
+            replace(&disk, dir, "currentEpoch", format!("{}12", "0".repeat(zeros)).as_bytes()).unwrap();
+            let read = EpochFile::Current.read(&disk, dir).ok().flatten();
+            assert!(read.is_none_or(|epoch| epoch == Epoch(12)), "{read:?} behind {zeros} zeros");
+            assert_eq!(read.is_some(), zeros < BYTES_MAX - 2);
+        }
     }
 
     #[test]

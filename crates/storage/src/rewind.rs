@@ -60,13 +60,17 @@ fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Resu
 /// were this one damaged, a start would take them and go on with what is logged from now on.
 ///
 /// # Errors
-/// The disk failed.
+/// There is no such snapshot, and nothing was removed; or the disk failed.
 pub fn install(dirs: &Directories, zxid: Zxid) -> Result<(), StorageError> {
     let disk = &*dirs.disk;
     let mut snapshots =
         named(disk, &dirs.snapshots, |name| names::parse_snapshot(name).map(|(zxid, _)| zxid))?;
     snapshots.sort();
     snapshots.reverse();
+    if !snapshots.iter().any(|(other, _)| *other == zxid) {
+        let what = format!("there is no snapshot {zxid} for whose sake everything else could go");
+        return Err(StorageError::Refused(what));
+    }
     let (newer, older): (Vec<_>, Vec<_>) =
         snapshots.into_iter().filter(|(other, _)| *other != zxid).partition(|(other, _)| *other > zxid);
     remove(disk, &dirs.snapshots, newer.into_iter())?;
@@ -161,6 +165,13 @@ mod tests {
     fn newest_snapshot(dirs: &Directories) -> Option<i64> {
         let snapshots = named(&*dirs.disk, &dirs.snapshots, |n| names::parse_snapshot(n).map(|(z, _)| z));
         snapshots.unwrap().into_iter().map(|(zxid, _)| zxid.0).max()
+    }
+
+    #[test]
+    fn nothing_goes_for_a_snapshot_that_is_not_there() {
+        let (_, dirs) = written();
+        assert!(matches!(install(&dirs, Zxid(7)), Err(StorageError::Refused(_))));
+        assert_eq!((records(&dirs).len(), newest_snapshot(&dirs)), (12, Some(10)));
     }
 
     #[test]

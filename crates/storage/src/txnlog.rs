@@ -36,7 +36,7 @@ pub(crate) const BEGINNING: &str = "oxkeeper-beginning-log";
 /// more than this and one record; more than that says that what is damaged had been synced.
 pub(crate) const UNSYNCED_BYTES: usize = 2 << 20;
 /// Zeros are written and synced in pieces of this size, so that no other sync waits long for them.
-const PREPARE_STEP: usize = 1 << 20;
+const PREPARE_STEP: usize = 512 << 10;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy)]
@@ -477,11 +477,11 @@ mod tests {
         let options = LogOptions { prepare_bytes: 64 << 20, ..PLAIN };
         let mut log = TxnLog::new(Arc::new(disk), "/d".into(), options);
         assert_eq!(log.prepare_bytes(), 64 << 20);
-        for (zxid, len, expected) in [(1, 8 << 20, 10 << 20), (2, 40, 1 << 20), (3, 60 << 20, 64 << 20)] {
+        for (zxid, len, expected) in [(1, 8 << 20, 10 << 20), (2, 40, 512 << 10), (3, 60 << 20, 64 << 20)] {
             log.append(Zxid(zxid), &vec![1; len]);
             log.commit().unwrap();
             log.roll().unwrap();
-            assert_eq!(log.prepare_bytes() >> 20, expected >> 20);
+            assert_eq!(log.prepare_bytes() >> 19, expected >> 19);
         }
     }
 

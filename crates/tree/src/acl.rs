@@ -11,8 +11,8 @@ use oxkeeper_proto::{Acl, AclList, ErrorCode, wire};
 use crate::hash::{Map, Seeded};
 
 /// What `auth` entries may come to. A longer list could not be read by any client, and many entries times many
-/// identities are more than a server should hold.
-const EXPANDED_BYTES_MAX: usize = wire::JUTE_MAXBUFFER;
+/// identities are more than a server should hold. The same goes for all lists of one request.
+pub(crate) const EXPANDED_BYTES_MAX: usize = wire::JUTE_MAXBUFFER;
 /// Permissions and two lengths.
 const ENTRY_BYTES: usize = 12;
 

@@ -47,6 +47,8 @@ struct Preparing<'p, 't> {
     tree: &'t Tree,
     asker: Asker<'p>,
     stamp: Stamp,
+    /// By how many bytes `auth` entries have made the lists of this request longer.
+    granted_bytes: usize,
 }
 
 impl Pending {
@@ -64,7 +66,7 @@ impl Pending {
         request: &'r Request<'r>,
     ) -> Result<Txn<'r>, ErrorCode> {
         self.mark();
-        let mut preparing = Preparing { pending: self, tree, asker, stamp };
+        let mut preparing = Preparing { pending: self, tree, asker, stamp, granted_bytes: 0 };
         let prepared = match request {
             Request::Multi(ops) => preparing.multi(ops),
             Request::DeleteContainer { path } => preparing.delete_container(path),
@@ -89,6 +91,17 @@ impl Preparing<'_, '_> {
             Request::Check { path, version } => self.check(path, *version),
             _ => Err(ErrorCode::UNIMPLEMENTED),
         }
+    }
+
+    /// What a list becomes. In one request all of them together may grow only as much as one may.
+    fn fix_up<'r>(&mut self, list: Option<&'r AclList<'_>>) -> Result<AclList<'r>, ErrorCode> {
+        let fixed = acl::fix_up(list, self.asker.identities, self.tree.rules.schemes)?;
+        let sent = list.map_or(0, |list| list.as_bytes().len());
+        self.granted_bytes += fixed.as_bytes().len().saturating_sub(sent);
+        if self.granted_bytes > acl::EXPANDED_BYTES_MAX {
+            return Err(ErrorCode::INVALIDACL);
+        }
+        Ok(fixed)
     }
 
     fn check_acl(&self, node: &Draft, wanted: i32) -> Result<(), ErrorCode> {
@@ -116,7 +129,7 @@ impl Preparing<'_, '_> {
         if !path::is_plausible(&create.path) {
             return Err(ErrorCode::BADARGUMENTS);
         }
-        let list = acl::fix_up(create.acl.as_ref(), self.asker.identities, self.tree.rules.schemes)?;
+        let list = self.fix_up(create.acl.as_ref())?;
         let parent_path = path::parent(&create.path).ok_or(ErrorCode::BADARGUMENTS)?;
         let parent = self.find(parent_path)?;
         self.check_acl(&parent, perms::CREATE)?;
@@ -284,7 +297,7 @@ impl Preparing<'_, '_> {
         if !path::is_valid(path) {
             return Err(ErrorCode::BADARGUMENTS);
         }
-        let list = acl::fix_up(list, self.asker.identities, self.tree.rules.schemes)?;
+        let list = self.fix_up(list)?;
         let node = self.find(path)?;
         self.check_acl(&node, perms::ADMIN)?;
         check_version(version, node.stat.aversion)?;

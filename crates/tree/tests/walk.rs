@@ -5,7 +5,7 @@ use oxkeeper_proto::{
     Acl, AclList, Create, ErrorCode, OpCode, Request, SessionId, Txn, TxnDigest, TxnHeader, TxnRecord, Xid,
     Zxid,
 };
-use oxkeeper_tree::{Asker, Changes, Loader, Pending, Rules, Stamp, Tree};
+use oxkeeper_tree::{Asker, Changes, Identity, Loader, Pending, Rules, Stamp, Tree};
 
 struct World {
     tree: Tree,
@@ -159,6 +159,32 @@ fn failed_multi_leaves_no_trace() {
     assert_eq!(w.create("/a/s", 2), None);
     w.settle();
     assert!(w.tree.find("/a/s0000000000").is_some());
+}
+
+#[test]
+fn lists_of_one_multi_together_grow_no_more_than_one_may() {
+    let mut w = World::new();
+    let me: Vec<Identity> =
+        (0..200).map(|n| Identity { scheme: "digest".into(), id: format!("user{n}:hash") }).collect();
+    let mine = AclList::from_entries([Acl::new(31, "auth", "")].iter());
+    let names: Vec<String> = (0..14_000).map(|n| format!("/z{n}")).collect();
+    let made = |names: &[String]| {
+        let part = |path: &String| {
+            let (op, acl) = (OpCode::Create, Some(mine.borrowed().into_owned()));
+            Request::Create(Create { op, path: path.clone().into(), data: None, acl, flags: 0, ttl: -1 })
+        };
+        Request::Multi(names.iter().map(part).collect())
+    };
+    let stamp = Stamp { zxid: Zxid(2), time_ms: 1000 };
+    for (count, fails) in [(100, false), (14_000, true)] {
+        let asker = Asker { session: SessionId(1), identities: &me, standing: Ok(()) };
+        let request = made(&names[..count]);
+        let txn = w.pending.prepare(&w.tree, asker, stamp, &request).unwrap();
+        let Txn::Multi(parts) = &txn else { panic!("{txn:?}") };
+        let refused = parts.contains(&Txn::Error { code: ErrorCode::INVALIDACL });
+        assert_eq!((parts.len(), refused), (count, fails));
+        w.pending.roll_back();
+    }
 }
 
 #[test]

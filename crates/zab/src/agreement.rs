@@ -110,6 +110,8 @@ impl Agreement {
             wants_snapshot: false,
             may_read_log: setup.may_read_log,
             appending: VecDeque::new(),
+            promising: VecDeque::new(),
+            taking: VecDeque::new(),
             ticket: Ticket(0),
             persisted: Ticket(0),
             tasks: 0,
@@ -447,6 +449,23 @@ impl Agreement {
         (self.cx.accepted, self.cx.current)
     }
 
+    /// Whether the state is one that this server stands by: not while the log is cut behind its back, or a snapshot comes
+    /// in its place. Else no snapshot of it must reach the disk.
+    #[must_use]
+    pub fn is_state_whole(&self) -> bool {
+        match &self.role {
+            Role::Between { reload, task, .. } => !reload && task.is_none(),
+            Role::Learning(learner) => learner.is_state_whole(),
+            Role::Looking | Role::Leading(_) => true,
+        }
+    }
+
+    /// Whether a snapshot that a leader has sent is being written to the disk for good.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        matches!(&self.role, Role::Learning(learner) if learner.is_installing())
+    }
+
     /// Whether a transaction up to this one is on its way to the log and not there yet. A snapshot must not become
     /// whole before: after a crash it would hide a hole in the log.
     #[must_use]
@@ -539,6 +558,15 @@ impl Agreement {
         self.election.step(now, input, &mut self.election_out);
     }
 
+    /// A voter who helped to elect this leader looks for one again.
+    fn hear_of_disloyalty(&mut self, voter: ServerId) {
+        if let Role::Leading(leader) = &self.role
+            && leader.waits_in_vain(&self.cx)
+        {
+            self.end_role(Leave::because(format!("server {voter} voted for this one and does not come")));
+        }
+    }
+
     /// Lets election and configurations follow what has happened.
     fn settle(&mut self) {
         loop {
@@ -569,7 +597,8 @@ impl Agreement {
                         self.cx.emptied &= !(decision.is_new && counted.contains(&self.cx.me));
                         self.take_role(decision.vote.leader);
                     }
-                    election::Output::Decided(_) | election::Output::Disloyal(_) => {}
+                    election::Output::Disloyal(voter) => self.hear_of_disloyalty(voter),
+                    election::Output::Decided(_) => {}
                 }
             }
         }
@@ -634,6 +663,16 @@ mod tests {
         assert!(drain(&mut agreement).iter().any(|action| matches!(action, Action::Apply(_))));
         agreement.sync_here(1);
         assert_eq!(drain(&mut agreement), [Action::SyncDone(1)]);
+    }
+
+    #[test]
+    fn links_have_a_bound() {
+        let mut agreement = leader();
+        let most = crate::leader::PEERS_MAX as u64;
+        for link in 0..most + 1 {
+            agreement.link_opened(200, LinkId(link), None);
+        }
+        assert_eq!(drain(&mut agreement), [Action::Close(LinkId(most))]);
     }
 
     /// ZOOKEEPER-1277: the counter ran over into the epoch, and zxids were used twice. Its last value is never

@@ -151,6 +151,9 @@ pub(crate) struct Common {
     pub(crate) may_read_log: bool,
     /// Appends that are not on the disk.
     pub(crate) appending: VecDeque<(Ticket, Zxid)>,
+    /// Epochs that are on their way to their files.
+    pub(crate) promising: VecDeque<(Ticket, Epoch)>,
+    pub(crate) taking: VecDeque<(Ticket, Epoch)>,
     pub(crate) ticket: Ticket,
     pub(crate) persisted: Ticket,
     pub(crate) tasks: u64,
@@ -162,6 +165,11 @@ impl Common {
     /// Adds durable work; says which ticket to wait for.
     pub(crate) fn durable(&mut self, work: Durable) -> Ticket {
         self.ticket = self.ticket.next();
+        match work {
+            Durable::AcceptedEpoch(epoch) => self.promising.push_back((self.ticket, epoch)),
+            Durable::CurrentEpoch(epoch) => self.taking.push_back((self.ticket, epoch)),
+            _ => {}
+        }
         self.out.push_back(Action::Durable(self.ticket, work));
         self.ticket
     }
@@ -232,6 +240,15 @@ impl Common {
     pub(crate) fn persisted(&mut self, ticket: Ticket) {
         assert!(ticket <= self.ticket, "{ticket:?} persisted, but only {:?} was given out", self.ticket);
         self.persisted = self.persisted.max(ticket);
+        // An epoch on the disk counts, also if the role is over in which it was written.
+        while let Some((_, epoch)) = self.promising.front().filter(|(ticket, _)| *ticket <= self.persisted) {
+            self.accepted = self.accepted.max(*epoch);
+            self.promising.pop_front();
+        }
+        while let Some((_, epoch)) = self.taking.front().filter(|(ticket, _)| *ticket <= self.persisted) {
+            self.current = self.current.max(*epoch);
+            self.taking.pop_front();
+        }
         while self.appending.front().is_some_and(|(ticket, _)| *ticket <= self.persisted) {
             self.appending.pop_front();
         }

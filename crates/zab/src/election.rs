@@ -298,16 +298,6 @@ impl Election {
         }
     }
 
-    /// Whether it may help to elect: false for an observer, a server that the configuration does not know, and
-    /// a voter whose data are gone.
-    #[must_use]
-    pub fn is_counted(&self) -> bool {
-        match &self.role {
-            Role::Looking(looking) => looking.is_counted() && self.committed.is_voter(self.me),
-            _ => self.committed.is_voter(self.me),
-        }
-    }
-
     /// Messages that made no sense so far.
     #[must_use]
     pub fn malformed(&self) -> u64 {
@@ -469,7 +459,9 @@ impl Election {
         } else if heard.state != ServerState::Looking {
             return;
         } else if let Role::Looking(looking) = &self.role {
-            if heard.round >= self.round {
+            // One that does not vote does not count those who look either: it is answered where emptied servers
+            // are heard, and two of them must not answer each other without end.
+            if heard.round >= self.round || heard.zxid == emptied::NOT_COUNTED {
                 return;
             }
             self.emptied.marked(looking.proposal, to)

@@ -18,6 +18,12 @@ use crate::common::{Action, Common, Leave};
 use crate::durable::{LinkId, Proposal, Ticket};
 use crate::quorum::{Oracle, Quorums, Tracker};
 
+/// Ticks after which a leader without a quorum takes a voter's second thoughts for an answer.
+const DISLOYAL_AFTER_TICKS: i64 = 2;
+
+/// Links to learners, and to whoever else has found the quorum port. More are closed at once.
+pub(crate) const PEERS_MAX: usize = 1024;
+
 /// How far a leader is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
@@ -179,6 +185,14 @@ impl Leader {
         self.successor.map_or(self.next_check_ms, |(.., leave_at_ms)| leave_at_ms.min(self.next_check_ms))
     }
 
+    /// Whether a quorum has been waited for so long that a voter who looks for a leader again has changed its mind,
+    /// rather than not heard of this one yet. Java waits for initLimit, unless told otherwise (ZOOKEEPER-3109).
+    pub(crate) fn waits_in_vain(&self, cx: &Common) -> bool {
+        let limit_ms = DISLOYAL_AFTER_TICKS.saturating_mul(cx.limits.tick_ms);
+        let waits_for_voters = matches!(self.phase, Phase::Registering | Phase::Electing);
+        waits_for_voters && cx.now_ms - self.since_ms > limit_ms
+    }
+
     /// Voting learners that are in step, and all learners.
     pub(crate) fn learners(&self, cx: &Common) -> (usize, usize) {
         let joined = |peer: &&Peer| matches!(peer.stage, Stage::Level | Stage::Active);
@@ -186,7 +200,11 @@ impl Leader {
         (voters.count(), self.peers.values().filter(joined).count())
     }
 
-    pub(crate) fn link_opened(&mut self, cx: &Common, link: LinkId) {
+    pub(crate) fn link_opened(&mut self, cx: &mut Common, link: LinkId) {
+        if self.peers.len() >= PEERS_MAX {
+            tracing::warn!("Closing a link: {PEERS_MAX} are open");
+            return cx.out.push_back(Action::Close(link));
+        }
         let peer = Peer {
             server: ServerId(-1),
             observes: false,

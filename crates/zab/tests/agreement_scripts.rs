@@ -170,6 +170,18 @@ impl Stage {
                 }
             }
             "propose" => self.propose(words),
+            "looks" => {
+                let notification = Notification {
+                    state: ServerState::Looking,
+                    leader: ServerId(words.at(1).parse().unwrap()),
+                    zxid: Zxid::new(1, 1),
+                    round: Round(1),
+                    peer_epoch: Epoch(1),
+                    version: NOTIFICATION_VERSION,
+                    config: None,
+                };
+                self.server.notification(now_ms, notification.leader, Ok(notification));
+            }
             "distrust" => self.server.take_whole_state(now_ms, "the state differs from the leader's"),
             "sync" => self.server.sync_here(words.at(1).parse().unwrap()),
             "streams" => self.server.snapshot_begins(self.links[words.at(1)], zxid(words.at(2))),

@@ -109,7 +109,10 @@ fn show_vote(vote: Vote) -> String {
     let leader = if vote.leader == Vote::NOBODY { "nobody".to_owned() } else { vote.leader.to_string() };
     let epoch = match vote.peer_epoch.0 {
         i64::MIN => "epoch=min".to_owned(),
-        epoch if vote.zxid == Zxid(-1) => format!("marks={}/{}", epoch >> 32, epoch & 0xffff_ffff),
+        epoch if vote.zxid == Zxid(-1) => {
+            let has_heard_all = if epoch & 0x8000_0000 == 0 { "" } else { "!" };
+            format!("marks={}/{}{has_heard_all}", epoch >> 32, epoch & 0x7fff_ffff)
+        }
         epoch => format!("epoch={epoch}"),
     };
     format!("{leader} zxid={} {epoch} round={}", show_zxid(vote.zxid), vote.round.0)

@@ -37,12 +37,27 @@ fn run(name: &str, model: &impl Model, usual: usize) -> Visited {
     }
 }
 
-const QUIET: Elections = Elections { disks: Vec::new(), resends: 0, resigns: 0, crashes: 0, cuts: 0 };
+/// Walks through worlds that are too large to be visited whole.
+fn walk(name: &str, model: &impl Model, seed: u64, usual: usize) {
+    let walks = states_max(usual) / 20;
+    match wander(model, seed, walks) {
+        Ok(Visited { states, steps, depth, .. }) => {
+            println!("{name}: {walks} walks, {states} states, {steps} steps, depth {depth}");
+        }
+        Err(wrong) => panic!("{name}: {wrong}"),
+    }
+}
+
+const QUIET: Elections =
+    Elections { disks: Vec::new(), resends: 0, resigns: 0, crashes: 0, cuts: 0, commits: 0, wipes: 0 };
+
+/// What a server has that was never started.
+const NOTHING: (i64, i64) = (-1, 0);
 
 #[test]
 fn two_servers_with_everything_that_can_go_wrong() {
     let disks = vec![(1, 9), (2, 5)];
-    run("two servers", &Elections { disks, resends: 2, resigns: 2, crashes: 1, cuts: 1 }, 20_000);
+    run("two servers", &Elections { disks, resends: 2, resigns: 2, crashes: 1, cuts: 1, ..QUIET }, 20_000);
 }
 
 #[test]
@@ -68,6 +83,25 @@ fn three_servers_and_a_broken_link() {
     run("three servers and a broken link", &Elections { disks, cuts: 1, resends: 1, ..QUIET }, 20_000);
 }
 
+#[test]
+fn three_servers_start_for_the_first_time() {
+    run("first start of three", &Elections { disks: vec![NOTHING; 3], cuts: 1, ..QUIET }, 20_000);
+}
+
+/// What was agreed outlives the loss of one server's disk.
+fn worlds_that_lose_a_disk() -> [Elections; 2] {
+    let world = Elections { crashes: 1, commits: 1, wipes: 1, resends: 2, resigns: 1, ..QUIET };
+    [vec![(2, 9), (2, 9), (1, 1)], vec![NOTHING; 3]].map(|disks| Elections { disks, ..world.clone() })
+}
+
+#[test]
+fn a_server_whose_disk_is_lost_does_not_help_to_forget() {
+    for (i, world) in (1..).zip(worlds_that_lose_a_disk()) {
+        run(&format!("a lost disk in world {i}"), &world, 10_000);
+        walk(&format!("a lost disk in world {i}"), &world, i, 20_000);
+    }
+}
+
 const CALM: Agreements = Agreements {
     starts: Vec::new(),
     leads: 1,
@@ -76,6 +110,7 @@ const CALM: Agreements = Agreements {
     crashes: 0,
     resigns: 0,
     snapshots: false,
+    change: None,
 };
 
 const EMPTY: Start = Start { txns: 0, epoch: 0 };
@@ -113,6 +148,23 @@ fn three_servers_agree_over_two_epochs() {
     run("agreement of three", &Agreements { starts: same(1, 3), leads: 2, resigns: 1, ..CALM }, 20_000);
 }
 
+fn worlds_that_change() -> [Agreements; 3] {
+    let changes: [(&[usize], &[usize]); 3] =
+        [(&[0, 1], &[0, 1, 2]), (&[0, 1, 2], &[1, 2]), (&[0, 1], &[1, 2])];
+    let world = Agreements { starts: same(1, 3), leads: 2, follows: 4, ..CALM };
+    changes.map(|change| Agreements { change: Some(change), ..world.clone() })
+}
+
+/// A server joins, one leaves, and one takes the place of another; the leader may be the one that leaves.
+#[test]
+fn three_servers_agree_on_who_they_are() {
+    for (i, world) in (1..).zip(worlds_that_change()) {
+        run(&format!("reconfiguration {i}"), &world, 10_000);
+        let world = Agreements { leads: 3, follows: 6, crashes: 1, resigns: 2, ..world };
+        walk(&format!("reconfiguration {i}"), &world, i, 20_000);
+    }
+}
+
 /// Worlds that are too large to be visited whole. In the last one the second server lacks what the others have agreed
 /// on, and is brought level while it may crash.
 fn large_worlds() -> Vec<Agreements> {
@@ -129,13 +181,7 @@ fn large_worlds() -> Vec<Agreements> {
 #[test]
 fn three_servers_agree_whatever_happens() {
     for (i, world) in (1..).zip(large_worlds()) {
-        let walks = states_max(20_000) / 20;
-        match wander(&world, i, walks) {
-            Ok(Visited { states, steps, depth, .. }) => {
-                println!("{walks} walks in world {i}: {states} states, {steps} steps, depth {depth}");
-            }
-            Err(wrong) => panic!("world {i}: {wrong}"),
-        }
+        walk(&format!("agreement in world {i}"), &world, i, 20_000);
     }
 }
 
@@ -155,6 +201,10 @@ fn planted_faults_of_elections_are_found() {
         assert!(wrong.contains(expected), "{fault:?}: {wrong}");
         explore(&world, Bounds { states_max: 20_000, ..bounds }).unwrap();
     }
+    let [world, _] = worlds_that_lose_a_disk();
+    let found = oxkeeper_planted::with(Fault::WipedVotes, || wander(&world, 1, 20_000));
+    let wrong = found.expect_err("an emptied server that votes is not found");
+    assert!(wrong.starts_with("I7"), "{wrong}");
 }
 
 #[cfg(feature = "planted")]
@@ -162,6 +212,7 @@ fn planted_faults_of_elections_are_found() {
 fn planted_faults_of_agreement_are_found() {
     use oxkeeper_planted::Fault;
     let behind = [2, 1, 2].map(|txns| Start { txns, epoch: 1 }).to_vec();
+    let [_, leaving, _] = worlds_that_change();
     let two = Agreements { starts: behind[..2].to_vec(), leads: 2, resigns: 1, ..CALM };
     let equal = Agreements { starts: same(1, 3), snapshots: true, txns: 0, ..two.clone() };
     let three = Agreements { starts: behind, leads: 2, follows: 2, txns: 0, crashes: 1, resigns: 1, ..CALM };
@@ -172,6 +223,7 @@ fn planted_faults_of_agreement_are_found() {
         (Fault::AcceptedEpochUnsynced, "I2", &two),
         (Fault::PartialSnapshotKept, "I7", &equal),
         (Fault::UncommittedKept, "I3", &two),
+        (Fault::JointQuorumSkipped, "I8", &leaving),
     ] {
         let bounds = Bounds { states_max: 1_000_000, recovery_every: 37 };
         let wrong = oxkeeper_planted::with(fault, || explore(world, bounds));

@@ -397,6 +397,25 @@ impl Ensemble {
         }
     }
 
+    /// Has a learner say something to its leader that ours never say.
+    pub fn forge(&mut self, learner: usize, packet: PeerPacket) {
+        let leader = self.leader().unwrap();
+        let link = self.link_to_leader(learner);
+        self.step(leader, Input::Peer(PeerInput::Packet { link, packet }));
+    }
+
+    /// The same from a leader to a learner.
+    pub fn forge_from_leader(&mut self, learner: usize, packet: PeerPacket) {
+        let link = self.link_to_leader(learner);
+        self.step(learner, Input::Peer(PeerInput::Packet { link, packet }));
+    }
+
+    fn link_to_leader(&self, learner: usize) -> LinkId {
+        let ends = [learner, self.leader().unwrap()].map(|host| (host, self.hosts[host].lives));
+        let found = self.links.iter().rfind(|(_, link)| link.ends == ends);
+        LinkId(*found.unwrap().0)
+    }
+
     /// Does one piece of what a host's disk is to do; false if there is none.
     pub fn work(&mut self, host: usize) -> bool {
         let disk_host = &mut self.hosts[host];
@@ -422,7 +441,8 @@ impl Ensemble {
             return true;
         }
         if let Some((ticket, work)) = running.work.pop_front() {
-            if matches!(work, Durable::InstallSnapshot(_)) && running.writing.is_some() {
+            let looks_at_snapshots = matches!(work, Durable::InstallSnapshot(_) | Durable::Truncate(_));
+            if looks_at_snapshots && running.writing.is_some() {
                 running.work.push_front((ticket, work));
                 return false;
             }

@@ -42,6 +42,25 @@ impl Client {
         Client { stream, xid: 0, session: ConnectResponse::decode(&frame).unwrap() }
     }
 
+    /// Sends requests all at once, and then reads all their replies.
+    pub fn burst(&mut self, requests: &[Request<'_>]) -> Vec<(Xid, ErrorCode)> {
+        let mut out = Vec::new();
+        for request in requests {
+            self.xid += 1;
+            put_frame(&mut out, |out| {
+                RequestHeader { xid: Xid(self.xid), op: request.op().number() }.encode(out);
+                request.encode(out);
+            });
+        }
+        self.stream.write_all(&out).unwrap();
+        let reply = |_| {
+            let frame = read_frame(&mut self.stream);
+            let header = ReplyHeader::decode(&mut Reader::new(&frame)).unwrap();
+            (header.xid, header.err)
+        };
+        requests.iter().map(reply).collect()
+    }
+
     /// Sends a request and waits for its reply; events on the way are passed over.
     pub fn call(&mut self, request: &Request<'_>) -> (Zxid, ErrorCode) {
         self.xid += 1;

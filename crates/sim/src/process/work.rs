@@ -36,7 +36,11 @@ impl Server {
         let is_append = |work: &&Work| matches!(work, Work::Durable(_, Durable::Append(_)));
         let appends = process.work.iter().take_while(is_append).count();
         let count = appends.max(1).min(process.work.len());
-        let installs = matches!(process.work.front(), Some(Work::Durable(_, Durable::InstallSnapshot(_))));
+        // Both look at the snapshots that there are, so what is being written comes first.
+        let installs = matches!(
+            process.work.front(),
+            Some(Work::Durable(_, Durable::InstallSnapshot(_) | Durable::Truncate(_)))
+        );
         let writes = process.writer.is_some() || process.chores.iter().any(Chore::is_snapshot);
         if count == 0 || installs && writes {
             return;

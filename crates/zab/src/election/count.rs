@@ -7,6 +7,7 @@ use oxkeeper_planted::Fault;
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{Round, ServerId};
 
+use super::emptied::Heard;
 use super::{Ballot, Election, Looking, Oracle, Output, Quorums, Role, Vote, emptied};
 
 impl Election {
@@ -171,10 +172,15 @@ impl Election {
             return;
         }
         let (candidate, was_counted) = (looking.candidate, looking.is_counted());
-        let wants_answer = self.emptied.hear(from, message.peer_epoch);
-        if wants_answer {
-            let report = Vote { leader: self.me, zxid: emptied::NOT_COUNTED, ..looking.proposal };
-            let vote = self.emptied.marked(report, from);
+        let own = Vote { leader: self.me, ..looking.proposal };
+        let vote = match self.emptied.hear(from, message.peer_epoch) {
+            Heard::HasHeardAll => None,
+            // Votes carry no numbers, so one that votes must answer those who still wait for its own.
+            Heard::Asks | Heard::Waits if was_counted => Some(self.emptied.word(own, from)),
+            Heard::Asks => Some(self.emptied.marked(own, from)),
+            Heard::Waits => None,
+        };
+        if let Some(vote) = vote {
             let answer = (ServerState::Looking, vote, self.committed.version);
             if self.may_answer(now, from, answer) {
                 let notification = self.notification(ServerState::Looking, vote);

@@ -10,6 +10,9 @@
 //! chosen at its start, into its message, and beside it the number that it last heard from the receiver; who
 //! finds his number in a message knows that it is an answer. Both stand in the field for the epoch, which
 //! nobody looks at in a message with zxid -1.
+//!
+//! Who has heard everybody votes, and goes on to answer those who have not; one bit tells that it needs no answer
+//! itself, or two of them would answer each other without end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +24,9 @@ use crate::vote::Vote;
 /// The zxid of a server that does not vote.
 pub(super) const NOT_COUNTED: Zxid = Zxid(-1);
 
+/// Beside the receiver's number: the sender has heard everybody.
+const HAS_HEARD_ALL: u32 = 1 << 31;
+
 /// What is known of others without data.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Emptied {
@@ -30,6 +36,17 @@ pub(super) struct Emptied {
     theirs: BTreeMap<ServerId, u32>,
     /// Who answered this start's number.
     confirmed: BTreeSet<ServerId>,
+}
+
+/// What the sender of a message with numbers wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing: it votes.
+    HasHeardAll,
+    /// To be told this server's number, or that its own has arrived.
+    Asks,
+    /// To hear from others; perhaps from this server too, if an answer was lost.
+    Waits,
 }
 
 impl Emptied {
@@ -48,26 +65,39 @@ impl Emptied {
 
     /// The vote with both numbers for its receiver, if it is one of a server that does not vote.
     pub(super) fn marked(&self, vote: Vote, to: ServerId) -> Vote {
-        if vote.zxid != NOT_COUNTED {
-            return vote;
-        }
-        let theirs = self.theirs.get(&to).copied().unwrap_or(0);
-        Vote { peer_epoch: Epoch(i64::from(self.mine) << 32 | i64::from(theirs)), ..vote }
+        if vote.zxid == NOT_COUNTED { self.with_numbers(vote, to, 0) } else { vote }
     }
 
-    /// Takes the numbers of a message; true if its sender should get an answer: it does not know our number, or
-    /// has another than we thought.
-    pub(super) fn hear(&mut self, from: ServerId, numbers: Epoch) -> bool {
+    /// What one that votes already tells one that does not yet.
+    pub(super) fn word(&self, vote: Vote, to: ServerId) -> Vote {
+        self.with_numbers(Vote { zxid: NOT_COUNTED, ..vote }, to, HAS_HEARD_ALL)
+    }
+
+    fn with_numbers(&self, vote: Vote, to: ServerId, flag: u32) -> Vote {
+        let theirs = self.theirs.get(&to).copied().unwrap_or(0);
+        Vote { peer_epoch: Epoch(i64::from(self.mine) << 32 | i64::from(theirs | flag)), ..vote }
+    }
+
+    /// Takes the numbers of a message.
+    pub(super) fn hear(&mut self, from: ServerId, numbers: Epoch) -> Heard {
         let [a, b, c, d, e, f, g, h] = numbers.0.to_be_bytes();
         let (theirs, echo) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        let theirs = theirs & !HAS_HEARD_ALL;
         let is_new = self.theirs.insert(from, theirs) != Some(theirs);
-        if echo == self.mine {
+        let is_answer = echo & !HAS_HEARD_ALL == self.mine;
+        if is_answer {
             self.confirmed.insert(from);
         } else {
             // Another start of that server: what the one before said is over.
             self.confirmed.remove(&from);
         }
-        is_new || echo != self.mine
+        if echo & HAS_HEARD_ALL != 0 {
+            Heard::HasHeardAll
+        } else if is_new || !is_answer {
+            Heard::Asks
+        } else {
+            Heard::Waits
+        }
     }
 
     /// Whether every voter but `me` has answered that it is as empty.
@@ -90,18 +120,22 @@ mod tests {
     fn only_an_answer_to_this_start_confirms() {
         let (a_id, b_id) = (ServerId(1), ServerId(2));
         let (mut a, mut b) = (Emptied::new(7), Emptied::new(9));
-        assert!(b.hear(a_id, heard(&a, b_id)));
+        assert_eq!(b.hear(a_id, heard(&a, b_id)), Heard::Asks);
         assert!(b.confirmed.is_empty());
         let answer = heard(&b, a_id);
-        assert!(a.hear(b_id, answer));
+        assert_eq!(a.hear(b_id, answer), Heard::Asks);
         assert!(a.confirmed.contains(&b_id));
-        assert!(!a.hear(b_id, answer));
+        assert_eq!(a.hear(b_id, answer), Heard::Waits);
         b.hear(a_id, heard(&a, b_id));
         assert!(b.confirmed.contains(&a_id));
         // The first server is started again; what the second said before is no answer to it.
         let mut again = Emptied::new(11);
-        assert!(again.hear(b_id, answer));
+        assert_eq!(again.hear(b_id, answer), Heard::Asks);
         assert!(again.confirmed.is_empty());
+        let vote = Vote { leader: b_id, zxid: Zxid(0), round: Round(1), peer_epoch: Epoch(0) };
+        let word = b.word(vote, a_id);
+        assert_eq!((word.zxid, a.hear(b_id, word.peer_epoch)), (NOT_COUNTED, Heard::HasHeardAll));
+        assert!(a.confirmed.contains(&b_id));
     }
 
     #[test]

@@ -67,12 +67,16 @@ impl Learner {
     /// crash leaves both.
     pub(crate) fn loaded(&mut self, cx: &mut Common) {
         let Base::Loading(zxid) = self.base else { return };
-        cx.durable(Durable::Truncate(zxid));
-        cx.out.push_back(Action::InstallSnapshot(zxid));
-        self.base = Base::Installing(cx.durable(Durable::InstallSnapshot(zxid)));
+        self.base = Base::Clearing(cx.durable(Durable::Truncate(zxid)), zxid);
         cx.last_logged = zxid;
         cx.last_applied = zxid;
         self.heard_ms = cx.now_ms;
+    }
+
+    /// Nothing on the disk contradicts the state that has come: now it may be written there.
+    pub(super) fn install(&mut self, cx: &mut Common, zxid: Zxid) {
+        cx.out.push_back(Action::InstallSnapshot(zxid));
+        self.base = Base::Installing(cx.durable(Durable::InstallSnapshot(zxid)));
     }
 
     /// NEWLEADER: the history ends here.

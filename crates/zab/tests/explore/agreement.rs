@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
-use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Round, ServerId, Zxid};
+use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 use oxkeeper_zab::history::follows;
-use oxkeeper_zab::{Action, Agreement, Durable, Limits, LinkId, Proposal, Setup, Ticket, Timing};
+use oxkeeper_zab::{
+    Action, Agreement, Durable, Limits, LinkId, Oracle, Proposal, Quorums, Setup, Ticket, Timing,
+};
 
 use super::search::Model;
 
@@ -24,7 +26,7 @@ pub(crate) struct Start {
     pub(crate) epoch: i64,
 }
 
-/// A world, by what may happen in it and how often. Three servers vote.
+/// A world, by what may happen in it and how often. Three servers vote, unless that changes.
 #[derive(Debug, Clone)]
 pub(crate) struct Agreements {
     /// The servers that are ever up; the others are down for good.
@@ -39,6 +41,8 @@ pub(crate) struct Agreements {
     pub(crate) resigns: u8,
     /// Whether learners are always sent the whole state.
     pub(crate) snapshots: bool,
+    /// Who votes at the start, and after a reconfiguration that a leader may propose once.
+    pub(crate) change: Option<(&'static [usize], &'static [usize])>,
 }
 
 const VOTERS: usize = 3;
@@ -52,6 +56,7 @@ pub(crate) enum Step {
     Deliver(LinkId, bool),
     Persist(usize),
     Propose(usize),
+    Reconfigure(usize),
     Resign(usize),
     Crash(usize),
     Restart(usize),
@@ -64,6 +69,7 @@ struct Left {
     txns: u8,
     crashes: u8,
     resigns: u8,
+    reconfigs: u8,
 }
 
 /// A transaction: no two have the same payload.
@@ -104,13 +110,15 @@ enum Work {
     Install(Zxid, Vec<Txn>),
 }
 
-#[derive(Debug, Clone, Hash, Default)]
+#[derive(Debug, Clone, Hash)]
 struct Disk {
     /// The transactions that the state is made of, and up to where they are in a snapshot.
     txns: Vec<Txn>,
     snapshot: Zxid,
     accepted: Epoch,
     current: Epoch,
+    committed: Arc<EnsembleConfig>,
+    seen: Arc<EnsembleConfig>,
 }
 
 impl Disk {
@@ -153,6 +161,8 @@ struct Seen {
     initial: BTreeMap<Epoch, Vec<Txn>>,
     /// Every transaction that was offered, and by whom.
     offered: BTreeMap<Zxid, (usize, Bytes)>,
+    /// What each reconfiguration changes, by its payload.
+    changes: BTreeMap<Bytes, Arc<EnsembleConfig>>,
 }
 
 fn id(server: usize) -> ServerId {
@@ -167,16 +177,24 @@ fn is_prefix(short: &[Txn], long: &[Txn]) -> bool {
     long.starts_with(short)
 }
 
+fn config(voters: &[usize], version: Zxid) -> Arc<EnsembleConfig> {
+    let text: String = voters.iter().map(|i| format!("server.{}=h{i}:1:2\n", id(*i))).collect();
+    Arc::new(EnsembleConfig::parse(&text).unwrap().with_version(version))
+}
+
 impl Agreements {
+    fn config_at_start(&self) -> Arc<EnsembleConfig> {
+        config(self.change.map_or(&[0, 1, 2], |(before, _)| before), Zxid::ZERO)
+    }
+
     fn boot(&self, world: &mut World, server: usize) -> Result<(), String> {
         let one = Rc::make_mut(&mut world.servers[server]);
-        let text: String = (0..VOTERS).map(|i| format!("server.{}=h{i}:1:2\n", id(i))).collect();
         let mut agreement = Agreement::new(Setup {
             me: id(server),
             observes: false,
-            committed: Arc::new(EnsembleConfig::parse(&text).unwrap()),
-            seen: None,
-            reconfig: false,
+            committed: one.disk.committed.clone(),
+            seen: Some(one.disk.seen.clone()),
+            reconfig: self.change.is_some(),
             limits: Limits { tick_ms: 1000, init: 10, sync: 5 },
             timing: Timing::DEFAULT,
             accepted: one.disk.accepted,
@@ -310,7 +328,8 @@ impl Agreements {
         }
         let is_leader = one.agreement.as_ref().is_some_and(|one| one.state() == ServerState::Leading);
         let state = one.state.clone();
-        if is_leader {
+        // A leader that others have gone on without may learn late that what they have agreed on since is final.
+        if is_leader && state.len() > world.seen.agreed.len() {
             Rc::make_mut(&mut world.seen).agreed.push((zxid, payload));
             self.check_quorum(world, "I8: it is final")?;
         }
@@ -320,14 +339,25 @@ impl Agreements {
         Ok(())
     }
 
-    /// What is agreed must be on the disks of a quorum.
+    /// What is agreed must be on the disks of a quorum: if the last of it is a reconfiguration, of the voters before and
+    /// after it.
     fn check_quorum(&self, world: &World, what: &str) -> Result<(), String> {
-        let holds = |server: &&Rc<Server>| is_prefix(&world.seen.agreed, &server.disk.txns);
-        let count = world.servers.iter().filter(holds).count();
-        if count * 2 > VOTERS {
-            return Ok(());
+        let Seen { agreed, changes, .. } = &*world.seen;
+        let mut rules = vec![self.config_at_start()];
+        for (place, (_, payload)) in (1..).zip(agreed) {
+            if let Some(changed) = changes.get(payload) {
+                let before = rules.pop().filter(|_| place == agreed.len());
+                rules = before.into_iter().chain([changed.clone()]).collect();
+            } else {
+                rules = rules.pop().into_iter().collect();
+            }
         }
-        Err(format!("{what}, and only {count} have {:?} on disk", world.seen.agreed))
+        let holds = |server: &usize| is_prefix(agreed, &world.servers[*server].disk.txns);
+        let holders: BTreeSet<ServerId> = (0..VOTERS).filter(holds).map(id).collect();
+        match rules.iter().find(|rule| !Quorums::new(rule, None).are_met(&holders, Oracle::Absent)) {
+            None => Ok(()),
+            Some(rule) => Err(format!("{what}, and only {holders:?} of {rule} have {agreed:?} on disk")),
+        }
     }
 
     fn check_send(
@@ -395,6 +425,8 @@ impl Agreements {
             }
             Work::Plain(Durable::AcceptedEpoch(epoch)) => disk.accepted = epoch,
             Work::Plain(Durable::CurrentEpoch(epoch)) => disk.current = epoch,
+            Work::Plain(Durable::Config { committed: true, config }) => disk.committed = config,
+            Work::Plain(Durable::Config { committed: false, config }) => disk.seen = config,
             Work::Plain(other) => return Err(format!("{other:?} is not expected here")),
             Work::Install(zxid, state) => (disk.snapshot, disk.txns) = (zxid, state),
         }
@@ -412,12 +444,16 @@ impl Agreements {
             if leader == server {
                 return Notification { state, ..mine.clone() };
             }
-            let (zxid, round, peer_epoch) = (Zxid(0), Round(0), Epoch(0));
-            Notification { state, leader: id(leader), zxid, round, peer_epoch, ..mine.clone() }
+            // A vote that is better than any other, so that this server casts it too.
+            let (zxid, peer_epoch) = (Zxid(i64::MAX), Epoch(99));
+            Notification { state, leader: id(leader), zxid, peer_epoch, ..mine.clone() }
         };
         self.tell(world, server, |agreement| {
-            for other in others.iter().take(1) {
-                agreement.notification(0, id(*other), Ok(says(ServerState::Following)));
+            if leader != server {
+                agreement.notification(0, id(leader), Ok(says(ServerState::Looking)));
+            }
+            for other in others {
+                agreement.notification(0, id(other), Ok(says(ServerState::Following)));
             }
             if leader != server {
                 agreement.notification(0, id(leader), Ok(says(ServerState::Leading)));
@@ -445,7 +481,11 @@ impl Agreements {
         let (Some(item), server) = (wire.queues[side].pop_front(), wire.ends[side]) else { return Ok(()) };
         match item {
             Item::Packet(packet) => {
-                self.tell(world, server, |agreement| agreement.packet(0, link, packet, None))
+                let change = match &packet {
+                    PeerPacket::Proposal { txn, .. } => world.seen.changes.get(txn).cloned(),
+                    _ => None,
+                };
+                self.tell(world, server, |agreement| agreement.packet(0, link, packet, change))
             }
             Item::Closed => {
                 world.links.remove(&link);
@@ -463,15 +503,20 @@ impl Agreements {
         }
     }
 
-    fn propose(&self, world: &mut World, server: usize) -> Result<(), String> {
+    fn propose(&self, world: &mut World, server: usize, voters: Option<&[usize]>) -> Result<(), String> {
         let one = &world.servers[server];
         let Some(zxid) = one.agreement.as_ref().and_then(Agreement::next_zxid) else { return Ok(()) };
-        let payload = Bytes::from(vec![self.txns - world.left.txns]);
+        let kind = if voters.is_some() { 100 } else { self.txns - world.left.txns };
+        let payload = Bytes::from(vec![kind]);
+        let change = voters.map(|voters| config(voters, zxid));
         let seen = Rc::make_mut(&mut world.seen);
         if let Some((other, _)) = seen.offered.insert(zxid, (server, payload.clone())) {
             return Err(format!("I4: {zxid} is offered by {} and {}", id(other), id(server)));
         }
-        self.tell(world, server, |agreement| agreement.propose(Proposal { zxid, payload }, None))
+        if let Some(change) = &change {
+            seen.changes.insert(payload.clone(), change.clone());
+        }
+        self.tell(world, server, |agreement| agreement.propose(Proposal { zxid, payload }, change))
     }
 
     fn crash(&self, world: &mut World, server: usize) {
@@ -536,6 +581,8 @@ impl Model for Agreements {
             snapshot: Zxid::ZERO,
             accepted: Epoch(start.epoch),
             current: Epoch(start.epoch),
+            committed: self.config_at_start(),
+            seen: self.config_at_start(),
         };
         let none = Start { txns: 0, epoch: 0 };
         let all = self.starts.iter().chain(std::iter::repeat(&none)).take(VOTERS);
@@ -558,7 +605,7 @@ impl Model for Agreements {
             servers: servers.collect(),
             links: BTreeMap::new(),
             next_link: 0,
-            left: Left { leads, follows, txns, crashes, resigns },
+            left: Left { leads, follows, txns, crashes, resigns, reconfigs: self.change.is_some().into() },
             seen: Rc::default(),
         };
         // What a quorum of disks holds at the start may be agreed.
@@ -597,8 +644,12 @@ impl Model for Agreements {
             if !one.work.is_empty() {
                 steps.push(Step::Persist(server));
             }
-            if world.left.txns > 0 && agreement.is_some_and(|one| one.next_zxid().is_some()) {
+            let can_propose = agreement.is_some_and(|one| one.next_zxid().is_some());
+            if world.left.txns > 0 && can_propose {
                 steps.push(Step::Propose(server));
+            }
+            if world.left.reconfigs > 0 && can_propose {
+                steps.push(Step::Reconfigure(server));
             }
             // A dial that can come to nothing any more ends by itself.
             let is_in_vain = one.dial.is_some_and(|(leader, _)| !world.servers[leader].listens);
@@ -633,9 +684,13 @@ impl Model for Agreements {
             Step::Deliver(link, to_leader) => self.deliver(world, link, to_leader),
             Step::Persist(server) => self.persist(world, server),
             Step::Propose(server) => {
-                let result = self.propose(world, server);
+                let result = self.propose(world, server, None);
                 world.left.txns -= 1;
                 result
+            }
+            Step::Reconfigure(server) => {
+                world.left.reconfigs -= 1;
+                self.propose(world, server, self.change.map(|(_, after)| after))
             }
             Step::Resign(server) => {
                 let one = Rc::make_mut(&mut world.servers[server]);

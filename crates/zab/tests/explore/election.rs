@@ -20,7 +20,7 @@ const LINK_MAX: usize = 2;
 /// A world, by what may go wrong in it and how often.
 #[derive(Debug, Clone)]
 pub(crate) struct Elections {
-    /// Epoch and newest transaction on each server's disk.
+    /// Epoch and newest transaction on each server's disk; (-1, 0) for one that was never started.
     pub(crate) disks: Vec<(i64, i64)>,
     /// Votes sent again after silence.
     pub(crate) resends: u8,
@@ -29,6 +29,18 @@ pub(crate) struct Elections {
     pub(crate) crashes: u8,
     /// Links that break. What was on its way is lost, and comes back up to once more when the link is there again.
     pub(crate) cuts: u8,
+    /// Leaders that have a transaction agreed.
+    pub(crate) commits: u8,
+    /// Servers that find their directories empty when they come back.
+    pub(crate) wipes: u8,
+}
+
+/// What a server finds on its disk.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Disk {
+    epoch: i64,
+    zxid: i64,
+    emptied: bool,
 }
 
 #[derive(Debug, Clone, Copy, Hash)]
@@ -41,6 +53,8 @@ pub(crate) enum Step {
     Crash(usize),
     Cut(usize, usize),
     Mend(usize, usize),
+    Commit(usize),
+    Wipe(usize),
 }
 
 /// What is left of the things that may go wrong.
@@ -50,11 +64,20 @@ struct Left {
     resigns: u8,
     crashes: u8,
     cuts: u8,
+    commits: u8,
+    wipes: u8,
 }
 
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct World {
     servers: Vec<Option<Rc<Server>>>,
+    disks: Vec<Disk>,
+    /// How often each was started.
+    starts: Vec<u64>,
+    /// Who has helped to elect although its directory was empty, because everybody's was.
+    stood: BTreeSet<usize>,
+    /// The newest that was agreed.
+    agreed: Option<(Epoch, Zxid)>,
     wires: BTreeMap<(usize, usize), Wire>,
     left: Left,
     /// Who has ever joined a leader that others had, which may know less: it does not vouch for that one's history
@@ -112,14 +135,22 @@ impl Elections {
         Arc::new(EnsembleConfig::parse(&text).unwrap())
     }
 
-    fn rank(&self, server: usize) -> Rank {
-        let (epoch, zxid) = self.disks[server];
+    /// What a quorum of disks holds at the start may be agreed.
+    fn agreed_at_start(&self) -> Option<(Epoch, Zxid)> {
+        let mut disks = self.disks.clone();
+        disks.sort_unstable();
+        let (epoch, zxid) = disks[disks.len() / 2];
+        (epoch > 0).then_some((Epoch(epoch), Zxid(zxid)))
+    }
+
+    fn rank(&self, world: &World, server: usize) -> Rank {
+        let Disk { epoch, zxid, .. } = world.disks[server];
         Rank(Epoch(epoch), Zxid(zxid), id(server))
     }
 
-    fn candidate(&self, server: usize) -> Candidate {
-        let Rank(epoch, zxid, _) = self.rank(server);
-        Candidate { zxid, epoch, emptied: false }
+    fn look(&self, world: &World, server: usize) -> Input {
+        let Disk { epoch, zxid, emptied } = world.disks[server];
+        Input::Look(Candidate { zxid: Zxid(zxid), epoch: Epoch(epoch), emptied })
     }
 
     fn is_quorum(&self, servers: usize) -> bool {
@@ -140,10 +171,12 @@ impl Elections {
             finalize_wait: Duration::from_secs(1),
             answer_gap: Duration::ZERO,
         };
-        let settings = Settings { me: id(server), timing, reconfig: true, seed: 1 };
+        world.starts[server] += 1;
+        let seed = world.starts[server] * 10 + u64::try_from(server).unwrap() * 1000;
+        let settings = Settings { me: id(server), timing, reconfig: true, seed };
         let election = Election::new(settings, self.config(), None);
         world.servers[server] = Some(Rc::new(Server { election, decided: BTreeMap::new() }));
-        self.step(world, server, Duration::ZERO, Input::Look(self.candidate(server)))
+        self.step(world, server, Duration::ZERO, self.look(world, server))
     }
 
     fn step(&self, world: &mut World, server: usize, now: Duration, input: Input) -> Result<(), String> {
@@ -177,7 +210,10 @@ impl Elections {
         }
         if *is_new {
             let leader = usize::try_from(vote.leader.0 - 1).unwrap();
-            if (vote.peer_epoch, vote.zxid) != (self.rank(leader).0, self.rank(leader).1) {
+            let Rank(epoch, zxid, _) = self.rank(world, leader);
+            // Votes may be older than what has been agreed since; `check_leaders` looks at that.
+            let disks_stay = self.commits == 0;
+            if disks_stay && (vote.peer_epoch, vote.zxid) != (epoch, zxid) {
                 return Err(format!("{decision:?} does not tell the leader's history"));
             }
             let counted = supporters.iter().filter(|supporter| **supporter != id(server));
@@ -188,9 +224,13 @@ impl Elections {
             for supporter in supporters {
                 let supporter = usize::try_from(supporter.0 - 1).unwrap();
                 let vouches = !world.joined.contains(&supporter);
-                if vouches && self.rank(supporter) > self.rank(leader) {
+                let knows_more = self.rank(world, supporter) > self.rank(world, leader);
+                if disks_stay && vouches && knows_more {
                     return Err(format!("{} elects {} over one with more", id(server), vote.leader));
                 }
+            }
+            if world.disks[server].emptied && supporters.contains(&id(server)) {
+                world.stood.insert(server);
             }
         } else {
             world.joined.insert(server);
@@ -215,6 +255,42 @@ impl Elections {
             return Err(format!("two leaders in {round:?}: {leaders:?}"));
         }
         Ok(())
+    }
+
+    /// The servers that would help this one to lead now: they follow it, know no more, and have not lost what they may
+    /// have acknowledged.
+    fn helpers(&self, world: &World, leader: usize) -> Vec<usize> {
+        let helps = |server: &usize| {
+            let is_counted = !world.disks[*server].emptied || world.stood.contains(server);
+            let rank = self.rank(world, *server);
+            is_counted && self.follows(world, *server, leader) && rank <= self.rank(world, leader)
+        };
+        (0..self.disks.len()).filter(|server| *server == leader || helps(server)).collect()
+    }
+
+    fn can_lead(&self, world: &World, server: usize) -> bool {
+        self.is_leading(world, server) && self.is_quorum(self.helpers(world, server).len())
+    }
+
+    /// Whoever can lead has all that was agreed.
+    fn check_leaders(&self, world: &World) -> Result<(), String> {
+        let Some(agreed) = world.agreed else { return Ok(()) };
+        for server in 0..self.disks.len() {
+            let Rank(epoch, zxid, _) = self.rank(world, server);
+            if self.can_lead(world, server) && (epoch, zxid) < agreed {
+                return Err(format!("I7: {} leads without {agreed:?}", id(server)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A leader has a transaction agreed: it and those that help it have it on disk.
+    fn commit(&self, world: &mut World, leader: usize) {
+        let epoch = world.disks.iter().map(|disk| disk.epoch).max().unwrap_or(0) + 1;
+        for server in self.helpers(world, leader) {
+            world.disks[server] = Disk { epoch, zxid: epoch << 32 | 1, emptied: false };
+        }
+        world.agreed = Some((Epoch(epoch), Zxid(epoch << 32 | 1)));
     }
 
     fn deliver(&self, world: &mut World, from: usize, to: usize) -> Result<(), String> {
@@ -254,8 +330,7 @@ impl Elections {
             }
             for server in 0..self.disks.len() {
                 if self.is_settled_in_vain(world, server) {
-                    let candidate = self.candidate(server);
-                    self.step(world, server, Duration::ZERO, Input::Look(candidate))?;
+                    self.step(world, server, Duration::ZERO, self.look(world, server))?;
                 } else {
                     self.tick(world, server)?;
                 }
@@ -304,11 +379,18 @@ impl Model for Elections {
     type Step = Step;
 
     fn initial(&self) -> World {
-        let Elections { resends, resigns, crashes, cuts, .. } = *self;
+        let Elections { resends, resigns, crashes, cuts, commits, wipes, .. } = *self;
+        // A disk without an epoch and a transaction is one of a server that starts for the first time.
+        let disk =
+            |(epoch, zxid): &(i64, i64)| Disk { epoch: (*epoch).max(0), zxid: *zxid, emptied: *epoch < 0 };
         World {
             servers: vec![None; self.disks.len()],
+            disks: self.disks.iter().map(disk).collect(),
+            starts: vec![0; self.disks.len()],
+            stood: BTreeSet::new(),
+            agreed: self.agreed_at_start(),
             wires: BTreeMap::new(),
-            left: Left { resends, resigns, crashes, cuts },
+            left: Left { resends, resigns, crashes, cuts, commits, wipes },
             joined: BTreeSet::new(),
             cast: Cast::default(),
         }
@@ -319,8 +401,14 @@ impl Model for Elections {
         for (server, one) in world.servers.iter().enumerate() {
             let Some(one) = one else {
                 steps.push(Step::Start(server));
+                if world.left.wipes > 0 && world.agreed.is_some() {
+                    steps.push(Step::Wipe(server));
+                }
                 continue;
             };
+            if world.left.commits > 0 && self.can_lead(world, server) {
+                steps.push(Step::Commit(server));
+            }
             match one.election.deadline() {
                 Some(at) if at <= Duration::from_secs(1) => steps.push(Step::Finalize(server)),
                 Some(_) if world.left.resends > 0 => steps.push(Step::Resend(server)),
@@ -350,7 +438,29 @@ impl Model for Elections {
     }
 
     fn take(&self, world: &mut World, step: Step) -> Result<(), String> {
+        self.let_happen(world, step)?;
+        self.check_leaders(world)
+    }
+
+    fn recovers(&self, world: &World) -> Result<(), String> {
+        self.heal(&mut world.clone())
+    }
+}
+
+impl Elections {
+    fn let_happen(&self, world: &mut World, step: Step) -> Result<(), String> {
         match step {
+            Step::Commit(server) => {
+                world.left.commits -= 1;
+                self.commit(world, server);
+                Ok(())
+            }
+            Step::Wipe(server) => {
+                world.left.wipes -= 1;
+                world.disks[server] = Disk { epoch: 0, zxid: 0, emptied: true };
+                world.stood.remove(&server);
+                Ok(())
+            }
             Step::Start(server) => self.start(world, server),
             Step::Deliver(from, to) => self.deliver(world, from, to),
             Step::Finalize(server) => self.tick(world, server),
@@ -360,7 +470,7 @@ impl Model for Elections {
             }
             Step::Resign(server) => {
                 world.left.resigns -= 1;
-                self.step(world, server, Duration::ZERO, Input::Look(self.candidate(server)))
+                self.step(world, server, Duration::ZERO, self.look(world, server))
             }
             Step::Crash(server) => {
                 world.left.crashes -= 1;
@@ -396,9 +506,5 @@ impl Model for Elections {
                 Ok(())
             }
         }
-    }
-
-    fn recovers(&self, world: &World) -> Result<(), String> {
-        self.heal(&mut world.clone())
     }
 }

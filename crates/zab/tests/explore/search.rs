@@ -45,6 +45,9 @@ pub(crate) struct Visited {
     pub(crate) recoveries: usize,
 }
 
+/// Steps of one walk. What can go wrong is limited, so that every walk must end well before.
+const WALK_MAX: usize = 2000;
+
 fn fingerprint(state: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     state.hash(&mut hasher);
@@ -129,6 +132,9 @@ pub(crate) fn wander<M: Model>(model: &M, seed: u64, walks: usize) -> Result<Vis
                 let steps: Vec<String> = way.iter().map(|step| format!("  {step:?}")).collect();
                 format!("{what}, after\n{}", steps.join("\n"))
             };
+            if way.len() > WALK_MAX {
+                return Err(told("there is no end of it".to_owned()));
+            }
             model.take(&mut state, *step).map_err(told)?;
             seen.insert(fingerprint(&state));
             visited.steps += 1;
