@@ -81,6 +81,20 @@ pub fn install(dirs: &Directories, zxid: Zxid) -> Result<(), StorageError> {
     remove(disk, &dirs.snapshots, older.into_iter())
 }
 
+/// Ends an [`install`] that a crash has interrupted: the snapshot has its name, and older logs are still there that do
+/// not lead to it. `before` is the last transaction in them that is not after the snapshot ([`LogReader::before`]);
+/// there must be none after it.
+///
+/// # Errors
+/// The disk failed.
+pub fn finish_install(dirs: &Directories, zxid: Zxid, before: Option<Zxid>) -> Result<(), StorageError> {
+    if before.is_none_or(|before| before == zxid) {
+        return Ok(());
+    }
+    info!("The log ends at {before:?} and does not lead to the snapshot at {zxid}: removing it");
+    install(dirs, zxid)
+}
+
 /// Where the record after `last` begins in the file that begins with `first`.
 fn end_of(dirs: &Directories, first: Zxid, last: Zxid, limits: ReadLimits) -> Result<u64, StorageError> {
     let before = Zxid(first.0.saturating_sub(1));
@@ -243,6 +257,10 @@ mod tests {
                     snapshot == Some(10) && records(&left).len() == 12 || snapshot == Some(5),
                     "step {step}"
                 );
+                if snapshot == Some(5) {
+                    finish_install(&left, Zxid(5), Some(Zxid(4))).unwrap();
+                    assert!(records(&left).is_empty(), "the next start ends what was begun");
+                }
             }
         }
     }
