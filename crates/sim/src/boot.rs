@@ -44,6 +44,7 @@ pub struct State {
     mismatches: u64,
     tear: Option<Tear>,
     end: Option<(PathBuf, u64)>,
+    before: Option<Zxid>,
 }
 
 const LIMITS: ReadLimits = ReadLimits { record_bytes_max: RECORD_BYTES_MAX };
@@ -73,15 +74,16 @@ pub fn read_state(dirs: &Directories, rules: Rules, seed: u64) -> Result<State, 
     check_passed(dirs, snapshot, tree.last_zxid(), passed_over.missed().is_none() && mismatches == 0)?;
     let tear = reader.tear().cloned();
     let end = reader.end().map(|(path, end)| (path.to_owned(), end));
+    let before = reader.before();
     tree.drop_orphans();
-    Ok(State { tree, recent, snapshot, replayed, mismatches, tear, end })
+    Ok(State { tree, recent, snapshot, replayed, mismatches, tear, end, before })
 }
 
 /// Reads the state and makes the directory ready to go on with.
 ///
 /// # Errors
 /// As [`read_state`], or the disk is full.
-pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, StorageError> {
+pub fn boot(dirs: &Directories, rules: Rules, seed: u64, is_member: bool) -> Result<Booted, StorageError> {
     let state = read_state(dirs, rules, seed)?;
     dirs.clean()?;
     if let Some(tear) = &state.tear {
@@ -90,8 +92,8 @@ pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, Stora
     if let Some((path, end)) = &state.end {
         settle(&*dirs.disk, &dirs.logs, (path, *end), LIMITS)?;
     }
-    if let Some(snapshot) = state.snapshot.filter(|_| state.replayed == 0) {
-        finish_install(dirs, snapshot, LIMITS)?;
+    if let Some(snapshot) = state.snapshot.filter(|_| is_member && state.replayed == 0) {
+        finish_install(dirs, snapshot, state.before)?;
     }
     let is_empty = state.snapshot.is_none() && state.replayed == 0;
     if is_empty {

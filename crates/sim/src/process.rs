@@ -295,7 +295,7 @@ impl Server {
         let dirs = Directories::new(disk.clone(), Path::new(DATA), Path::new(DATA));
         let now = self.now(stage.queue.now());
         let settings = self.settings(now);
-        let booted = match boot(&dirs, self.rules(), settings.seed) {
+        let booted = match boot(&dirs, self.rules(), settings.seed, self.ensemble.is_some()) {
             Ok(booted) => booted,
             Err(error) => return self.cannot_start(stage, &error),
         };

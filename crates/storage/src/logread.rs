@@ -60,6 +60,8 @@ pub struct LogReader {
     broken_off: Option<(Tear, String)>,
     /// The last file that was read to its end, and where its records end.
     end: Option<(PathBuf, u64)>,
+    /// The last record before those that were asked for.
+    before: Option<Zxid>,
 }
 
 impl LogReader {
@@ -93,6 +95,7 @@ impl LogReader {
             tear: None,
             broken_off: None,
             end: None,
+            before: None,
         })
     }
 
@@ -100,6 +103,12 @@ impl LogReader {
     #[must_use]
     pub fn tear(&self) -> Option<&Tear> {
         self.tear.as_ref()
+    }
+
+    /// The last record before those that were asked for, if the log has any, once everything is read.
+    #[must_use]
+    pub fn before(&self) -> Option<Zxid> {
+        self.before
     }
 
     /// The offset, in the file that is being read, of the end of the record that was read last.
@@ -135,7 +144,7 @@ impl LogReader {
             let limits = self.limits;
             let Some(scan) = &mut self.current else { return Ok(None) };
             match scan.advance(limits)? {
-                Found::Record(zxid) if zxid <= self.after => {}
+                Found::Record(zxid) if zxid <= self.after => self.before = Some(zxid),
                 Found::Record(zxid) => {
                     self.check_order(zxid)?;
                     break;
