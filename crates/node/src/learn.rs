@@ -11,9 +11,6 @@ use crate::effects::{ConnId, Effects};
 use crate::member::{Duty, Order};
 use crate::node::{Node, millis};
 
-/// Sessions that the leader is asked for at once. Clients above that are let go and come again.
-pub(crate) const REVALIDATING_MAX: usize = 100_000;
-
 impl Node {
     /// Passes a client's write on. It is parsed here too: what the leader could not read never leaves this server.
     pub(crate) fn forward_write(
@@ -120,7 +117,7 @@ impl Node {
         conn.session = session;
         conn.phase = Phase::Opening;
         let Some(member) = self.as_member() else { return };
-        if member.revalidating.len() >= REVALIDATING_MAX {
+        if member.revalidating.len() >= member.settings.revalidating_max {
             return self.close(id, fx);
         }
         let before = member.revalidating.insert(session, id);

@@ -94,6 +94,7 @@ impl Node {
                 tick_ms: settings.tick_ms,
                 init: ensemble.init_limit,
                 sync: ensemble.sync_limit,
+                pending_bytes: ensemble.pending_bytes_max,
             },
             timing: ensemble.timing,
             accepted: ensemble.accepted_epoch,

@@ -30,6 +30,9 @@
 //! [`Durable::Truncate`](oxkeeper_zab::Durable::Truncate) are carried out before it: a snapshot that became whole behind
 //! it would bring back what was taken.
 //!
+//! A crash may keep a driver from removing the log files. A start that begins with a snapshot and finds in the log neither
+//! its transaction nor a later one removes them then: what is logged next must not seem to go on from them.
+//!
 //! *Tasks* take long and end with an input of their own. [`Task::ReadLog`] ends with `LogRead`, [`Task::Reload`] with
 //! `Reloaded`. They see all durable work that was handed over before them.
 //!

@@ -86,6 +86,13 @@ pub struct EnsembleSettings {
     pub leader_serves: bool,
     /// `zookeeper.forceSnapshotSync`.
     pub force_snapshot: bool,
+    /// Bytes of transactions that a learner keeps until they are agreed, or until it is level.
+    pub pending_bytes_max: usize,
+    /// Bytes of packets that a leader holds back for a learner while it gets a snapshot. Above it the link is closed;
+    /// the learner will come again and get a newer snapshot.
+    pub held_bytes_max: usize,
+    /// Sessions that a learner asks the leader for at once. Clients above that are let go and come again.
+    pub revalidating_max: usize,
     /// What to do when the state is not the leader's.
     pub digest_policy: DigestPolicy,
     /// Times of elections.
@@ -126,6 +133,9 @@ impl EnsembleSettings {
             read_only: false,
             leader_serves: true,
             force_snapshot: false,
+            pending_bytes_max: 1 << 30,
+            held_bytes_max: 256 << 20,
+            revalidating_max: 100_000,
             digest_policy: DigestPolicy::Fatal,
             timing: Timing::DEFAULT,
             log_sync_bytes: 64 << 20,

@@ -19,10 +19,6 @@ use crate::peers::{LinkEffect, Recovered};
 /// Bytes of a snapshot that are gathered at once: a fraction of a millisecond's work.
 const SLICE_BYTES: usize = 256 * 1024;
 
-/// Bytes of packets that are held back for a learner while it gets a snapshot. Above it its link is closed; it will
-/// come again and get a newer snapshot.
-pub(crate) const HELD_BYTES_MAX: usize = 256 << 20;
-
 /// What a packet counts for beside its contents.
 const PACKET_BYTES: usize = 64;
 
@@ -237,8 +233,11 @@ impl Node {
 
     /// Sends a packet, or holds it back behind a snapshot.
     pub(crate) fn send(&mut self, link: LinkId, packet: PeerPacket, fx: &mut Effects) {
-        let held = self.transfers().and_then(|transfers| transfers.held.get_mut(&link));
-        let Some(held) = held else {
+        let held = self.as_member().and_then(|member| {
+            let bytes_max = member.settings.held_bytes_max;
+            member.transfers.held.get_mut(&link).map(|held| (held, bytes_max))
+        });
+        let Some((held, bytes_max)) = held else {
             return fx.peers.links.push(LinkEffect::Send(link, packet));
         };
         held.bytes += PACKET_BYTES;
@@ -246,7 +245,7 @@ impl Node {
             held.bytes += txn.len();
         }
         held.packets.push(packet);
-        if held.bytes > HELD_BYTES_MAX {
+        if held.bytes > bytes_max {
             warn!("Closing the link to a learner: too much happens while it gets a snapshot");
             let now_ms = millis(self.now.mono);
             if let Some(member) = self.as_member() {

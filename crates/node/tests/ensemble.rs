@@ -8,8 +8,11 @@
 mod ensemble;
 
 use ensemble::{Ensemble, Seen};
-use oxkeeper_node::{DigestAlgorithm, EnsembleSettings, Settings, digest_id};
-use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, Reconfig, Request, SessionId};
+use oxkeeper_node::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Settings, digest_id};
+use oxkeeper_proto::{
+    AclList, Create, ErrorCode, OpCode, PeerPacket, Reconfig, Request, SessionId, Txn, TxnDigest, TxnHeader,
+    TxnRecord, Xid,
+};
 
 const OK: ErrorCode = ErrorCode::OK;
 
@@ -129,6 +132,99 @@ fn a_private_end_of_an_old_leader_is_cut_off() {
     e.start(2);
     e.settle();
     e.assert_level();
+}
+
+fn holds_little(_: &mut Settings, ensemble: &mut EnsembleSettings) {
+    ensemble.force_snapshot = true;
+    ensemble.held_bytes_max = 2000;
+}
+
+#[test]
+fn a_learner_that_takes_its_snapshot_too_slowly_is_let_go_and_comes_again() {
+    let mut e = Ensemble::with(3, 0, 7, holds_little);
+    e.settle();
+    let (at, _) = e.client(2, 4000);
+    // More than one slice of a snapshot.
+    let data = vec![7; 300_000];
+    for (xid, path) in [(1, "/a"), (2, "/b")] {
+        let (op, acl) = (OpCode::Create, Some(AclList::OPEN));
+        let create = Create { op, path: path.into(), data: Some(&data), acl, flags: 0, ttl: -1 };
+        assert_eq!(e.ask(at, xid, &Request::Create(create)), OK);
+    }
+    e.crash(0);
+    e.start(0);
+    for _ in 0..100_000 {
+        if e.is_streaming_to(0) {
+            break;
+        }
+        if !e.deliver() {
+            e.now_ms += 1;
+            e.tick();
+        }
+    }
+    assert!(e.is_streaming_to(0));
+    let link = e.link_to_leader(0);
+    for n in 0..100 {
+        e.send(at, 10 + n, &create("/n-", 2));
+    }
+    e.run(500);
+    assert_ne!(e.link_to_leader(0), link, "it came over another link");
+    e.settle();
+    e.assert_level();
+}
+
+fn resyncs(_: &mut Settings, ensemble: &mut EnsembleSettings) {
+    ensemble.digest_policy = DigestPolicy::Resync;
+}
+
+fn alarms(_: &mut Settings, ensemble: &mut EnsembleSettings) {
+    ensemble.digest_policy = DigestPolicy::Alarm;
+}
+
+/// Has a follower log and apply what its leader never proposed, under a digest that fits nothing.
+fn lead_astray(e: &mut Ensemble) {
+    let (at, session) = e.client(2, 4000);
+    assert_eq!(e.ask(at, 1, &create("/a", 0)), OK);
+    e.run(50);
+    let zxid = e.status(0).unwrap().last_logged.next().unwrap();
+    let header = TxnHeader { session, cxid: Xid(0), zxid, time: 1, op: OpCode::SetData };
+    let txn = Txn::SetData { op: OpCode::SetData, path: "/a".into(), data: Some(b"astray"), version: 1 };
+    let digest = Some(TxnDigest { version: TxnDigest::VERSION, digest: 1 });
+    let mut bytes = Vec::new();
+    TxnRecord { header, txn, digest }.encode(&mut bytes);
+    e.forge_from_leader(0, PeerPacket::Proposal { zxid, txn: bytes.into() });
+    e.forge_from_leader(0, PeerPacket::Commit { zxid });
+}
+
+#[test]
+fn a_state_that_differs_is_replaced_by_the_leaders() {
+    let mut e = Ensemble::with(3, 0, 6, resyncs);
+    e.settle();
+    lead_astray(&mut e);
+    assert_eq!(e.status(0).unwrap().digest_mismatches, 1);
+    e.run(200);
+    e.settle();
+    assert!(e.hosts[0].disk.snapshot.is_some(), "it took the whole state");
+    let (at, _) = e.client(0, 4000);
+    assert_eq!(e.ask(at, 1, &create("/b", 0)), OK);
+    e.assert_level();
+}
+
+#[test]
+fn an_alarm_is_no_more_than_that() {
+    let mut e = Ensemble::with(3, 0, 6, alarms);
+    e.settle();
+    lead_astray(&mut e);
+    let status = e.status(0).unwrap();
+    assert_eq!((status.digest_mismatches, status.serving), (1, true));
+}
+
+#[test]
+#[should_panic(expected = "does not fit the tree")]
+fn where_nothing_else_is_said_a_state_that_differs_stops_the_server() {
+    let mut e = Ensemble::new(3, 6);
+    e.settle();
+    lead_astray(&mut e);
 }
 
 /// Crashes, cuts, slow disks, at random; in the end everybody agrees, on everything that was acknowledged.

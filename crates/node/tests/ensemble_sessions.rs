@@ -6,6 +6,7 @@
 mod ensemble;
 
 use ensemble::{Ensemble, Seen};
+use oxkeeper_node::{EnsembleSettings, Settings};
 use oxkeeper_proto::peer::ForwardedRequest;
 use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, PeerPacket, Request, SessionId, Xid};
 
@@ -188,6 +189,23 @@ fn what_a_learner_passes_on_unchecked_becomes_a_failure_with_a_place_of_its_own(
     assert_eq!(e.status(2).unwrap().last_logged.0, before.0 + 4, "each has a zxid, none has it twice");
     assert_eq!(e.ask(at, 1, &create("/a", 0)), OK);
     e.assert_level();
+}
+
+fn asks_for_three(_: &mut Settings, ensemble: &mut EnsembleSettings) {
+    ensemble.revalidating_max = 3;
+}
+
+#[test]
+fn only_so_many_sessions_are_asked_for_at_once() {
+    let mut e = Ensemble::with(3, 0, 10, asks_for_three);
+    e.settle();
+    let sessions: Vec<SessionId> = (0..5).map(|_| e.client(1, 4000).1).collect();
+    // Nothing is delivered meanwhile, so the leader does not answer.
+    let waiting: Vec<_> = sessions.iter().map(|session| e.connect(0, *session, 4000)).collect();
+    assert_eq!(waiting.iter().filter(|at| e.is_closed(**at)).count(), 2);
+    e.run(50);
+    assert!(waiting[..3].iter().all(|at| !e.take_bytes(*at).is_empty()));
+    assert!(e.reattach(0, sessions[4], 4000).1, "there is room again");
 }
 
 #[test]

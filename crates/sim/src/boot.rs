@@ -8,7 +8,8 @@ use oxkeeper_node::{Loader, Proposal, Rules, Tree};
 use oxkeeper_proto::{SessionId, TxnRecord, Zxid};
 use oxkeeper_storage::{
     Candidate, Compression, Directories, Disk, LogReader, PassedOver, ReadLimits, SnapshotItem,
-    SnapshotReader, SnapshotWriter, StorageError, Tear, candidates, cut, newest_named, settle,
+    SnapshotReader, SnapshotWriter, StorageError, Tear, candidates, cut, finish_install, newest_named,
+    settle,
 };
 
 /// The longest record.
@@ -88,6 +89,9 @@ pub fn boot(dirs: &Directories, rules: Rules, seed: u64) -> Result<Booted, Stora
     }
     if let Some((path, end)) = &state.end {
         settle(&*dirs.disk, &dirs.logs, (path, *end), LIMITS)?;
+    }
+    if let Some(snapshot) = state.snapshot.filter(|_| state.replayed == 0) {
+        finish_install(dirs, snapshot, LIMITS)?;
     }
     let is_empty = state.snapshot.is_none() && state.replayed == 0;
     if is_empty {

@@ -233,6 +233,10 @@ impl Replay<'_> {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
         }
+        if call.stale && refused.is_none() {
+            let what = format!("{zxid} was asked on a connection that {} had left", header.session);
+            return Err(violation(15, what));
+        }
         let expected = self.model.write(writer, &request);
         if expected.as_ref().err().copied() != refused {
             let what = format!("{zxid} came to {refused:?}, the model says {expected:?} of {request:?}");

@@ -100,6 +100,8 @@ pub struct Client {
     identities: Rc<Vec<Identity>>,
     heard: Nanos,
     sent: Nanos,
+    /// A connection that it has left without a word, to see whether it is still served there.
+    left: Option<LinkId>,
     /// Whether it has asked to end its session: nothing else is asked then.
     closing: bool,
     /// Whether it does nothing of its own any more.
@@ -143,6 +145,7 @@ impl Client {
             identities: Rc::new(Vec::new()),
             heard: 0,
             sent: 0,
+            left: None,
             closing: false,
             quiet: false,
             dead: false,
@@ -232,6 +235,9 @@ impl Client {
             Phase::Dialling(own) | Phase::Greeting(own) | Phase::Open(own) => own == link,
             Phase::Resting => false,
         };
+        if self.left == Some(link) && arrival == Arrival::Closed {
+            self.left = None;
+        }
         if !current || self.dead {
             return;
         }
@@ -286,6 +292,59 @@ impl Client {
         }
         let delay = 20 * MS + self.chance.exponential(200 * MS);
         self.plan(stage, delay, ClientEvent::Dial);
+    }
+
+    /// Goes elsewhere with its session; the old connection stays open.
+    fn leave(&mut self, stage: &mut Stage) {
+        if let Phase::Open(link) = self.phase
+            && self.chance.happens(0.5)
+        {
+            self.drop_left(stage);
+            self.left = Some(link);
+            self.phase = Phase::Resting;
+        }
+        self.lost(stage);
+    }
+
+    fn drop_left(&mut self, stage: &mut Stage) {
+        if let Some(link) = self.left.take() {
+            stage.net.close(&mut stage.queue, link, Side::Dialler);
+        }
+    }
+
+    /// The session is served elsewhere now: a write on the connection that was left must not happen any more.
+    fn try_the_left_one(&mut self, stage: &mut Stage) {
+        let Some(link) = self.left else { return };
+        let xid = self.next_xid;
+        self.next_xid += 1;
+        let data = format!("stale-{}-{xid}", self.index).into_bytes();
+        let request = Request::SetData { path: "/r0".into(), data: Some(&data), version: -1 };
+        let mut body = Vec::new();
+        request.encode(&mut body);
+        let mut out = Vec::new();
+        put_frame(&mut out, |out| {
+            RequestHeader { xid: Xid(xid), op: request.op().number() }.encode(out);
+            out.extend_from_slice(&body);
+        });
+        let call = Call {
+            client: self.index,
+            conn: self.conn,
+            session: self.session,
+            xid,
+            op: request.op(),
+            body,
+            identities: self.identities.clone(),
+            invoked: stage.queue.now(),
+            server: self.server,
+            stale: true,
+            result: Outcome::Unknown,
+        };
+        stage.history.ask(call);
+        let now = stage.queue.now();
+        stage
+            .trace
+            .note(now, || format!("client {} -> {xid} on the connection that it has left", self.index));
+        stage.net.send(&mut stage.queue, link, Side::Dialler, &out);
     }
 
     fn read_frames(&mut self, stage: &mut Stage) {
@@ -347,8 +406,11 @@ impl Client {
             identities.push(Identity { scheme: "digest".into(), id });
             self.identities = Rc::new(identities);
         }
-        if !is_new {
+        if is_new {
+            self.drop_left(stage);
+        } else {
             self.restore_watches(stage);
+            self.try_the_left_one(stage);
         }
         self.plan(stage, self.timeout / 6, ClientEvent::Beat);
         let pause = self.chance.exponential(self.habits.pause);
@@ -453,7 +515,7 @@ impl Client {
         if lot < self.habits.dies {
             self.die(stage);
         } else if lot < self.habits.dies + self.habits.moves {
-            self.lost(stage);
+            self.leave(stage);
         } else if lot < self.habits.dies + self.habits.moves + self.habits.restless {
             self.ask(stage, &Request::CloseSession);
             self.closing = true;
@@ -508,6 +570,7 @@ impl Client {
             identities: self.identities.clone(),
             invoked: now,
             server: self.server,
+            stale: false,
             result: Outcome::Waiting,
         };
         let index = stage.history.ask(call);

@@ -28,6 +28,8 @@ pub struct Call {
     pub invoked: Nanos,
     /// To which server.
     pub server: usize,
+    /// Whether it was sent on a connection that its session had left: it must not happen.
+    pub stale: bool,
     /// What came of it.
     pub result: Outcome,
 }

@@ -227,9 +227,12 @@ impl Server {
         self.process.is_some()
     }
 
-    /// Whether it runs and, if it has an ensemble, is a working part of it.
+    /// Whether it runs and, if it has an ensemble, takes itself for a working part of it.
     #[must_use]
-    pub fn serves(&self) -> bool {
+    pub fn serves(&self, now: Nanos) -> bool {
+        if now < self.paused_until {
+            return false;
+        }
         let serving = |process: &Process| self.ensemble.is_none() || process.role.1;
         self.process.as_ref().is_some_and(|process| serving(process))
     }

@@ -1,7 +1,7 @@
 //! A run: chaos, then everything is healed, then it must come together, then the books are checked.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 
 use bytes::Bytes;
@@ -223,12 +223,19 @@ fn heal(world: &mut World) {
 fn converge(world: &mut World) {
     let until = world.stage.queue.now() + CONVERGENCE;
     let settled = world.run_until_so(until, |world| {
-        world.servers.iter().all(crate::process::Server::serves)
+        let now = world.stage.queue.now();
+        // One who still leads in an old epoch does not know yet that he leads no more.
+        let epochs: BTreeSet<i64> =
+            world.servers.iter().filter_map(|server| Some(server.role()?.2.0)).collect();
+        epochs.len() <= 1
+            && world.servers.iter().all(|server| server.serves(now))
             && world.clients.iter().all(crate::client::Client::is_settled)
     });
     if !settled && !world.stage.has_failed() {
-        let servers =
-            world.servers.iter().map(|server| format!("up {} {:?}", server.is_up(), server.refused));
+        let servers = world
+            .servers
+            .iter()
+            .map(|server| format!("up {} {:?} {:?}", server.is_up(), server.role(), server.refused));
         let clients = world.clients.iter().filter(|client| !client.is_settled());
         let all: Vec<String> = servers.chain(clients.map(crate::client::Client::describe)).collect();
         world.stage.violate(23, format!("no convergence in {} s: {}", CONVERGENCE / SECOND, all.join("; ")));

@@ -33,6 +33,8 @@ pub enum Profile {
     Ensemble,
     /// An ensemble whose leaders fall, and few requests.
     Election,
+    /// An ensemble whose servers fall and come back all the time, in the middle of coming level.
+    Rejoin,
     /// An ensemble without faults.
     CalmEnsemble,
     /// One of the others, by the seed.
@@ -41,7 +43,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 10] = [
+    pub const ALL: [(&'static str, Profile); 11] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -50,6 +52,7 @@ impl Profile {
         ("calm", Profile::Calm),
         ("ensemble", Profile::Ensemble),
         ("election", Profile::Election),
+        ("rejoin", Profile::Rejoin),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("mixed", Profile::Mixed),
     ];
@@ -59,7 +62,8 @@ impl Profile {
     pub fn of(self, seed: u64) -> Profile {
         match (self, seed % 10) {
             (Profile::Mixed, 0 | 1) => Profile::Ensemble,
-            (Profile::Mixed, 2..=4) => Profile::Election,
+            (Profile::Mixed, 2 | 3) => Profile::Election,
+            (Profile::Mixed, 4) => Profile::Rejoin,
             (Profile::Mixed, 5) => Profile::Storage,
             (Profile::Mixed, 6) => Profile::Session,
             (Profile::Mixed, 7) => Profile::Watch,
@@ -72,7 +76,7 @@ impl Profile {
     /// Whether it is about an ensemble.
     #[must_use]
     pub fn is_of_many(self) -> bool {
-        matches!(self, Profile::Ensemble | Profile::Election | Profile::CalmEnsemble)
+        matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
     }
 
     fn is_calm(self) -> bool {
@@ -133,7 +137,7 @@ impl Swarm {
             sync: chance.one_of([MS / 10, MS, 5 * MS, 40 * MS]),
             extended_types: chance.happens(0.7),
             keep: 3,
-            force_snapshot: chance.happens(0.1),
+            force_snapshot: chance.happens(if profile == Profile::Rejoin { 0.4 } else { 0.1 }),
             log_sync_bytes: chance.one_of([0, 3_000, 1 << 20]),
         };
         let weather = Weather {
@@ -149,7 +153,8 @@ impl Swarm {
             _ => chance.within(40..160) * SECOND,
         };
         let (voters, observers) = if profile.is_of_many() {
-            (chance.one_of([3, 3, 3, 5, 5, 4, 2, 7]), chance.one_of([0, 0, 1, 2]))
+            let sizes = if profile == Profile::Rejoin { [3; 8] } else { [3, 3, 3, 5, 5, 4, 2, 7] };
+            (chance.one_of(sizes), chance.one_of([0, 0, 1, 2]))
         } else {
             (0, 1)
         };
@@ -181,6 +186,7 @@ impl Swarm {
         let count = 1 + chance.index(if profile == Profile::Light { 3 } else { 8 });
         let rate = match profile {
             Profile::Light | Profile::Election => 5,
+            Profile::Rejoin => 15,
             _ => 40,
         };
         let timeout_ticks = chance.within(2..12);
@@ -222,7 +228,10 @@ impl Swarm {
                 Profile::Storage if kind.is_of_disks() => 0.9,
                 _ => 0.5,
             };
-            let mean = chance.log_uniform(4, 120) * SECOND;
+            let mean = match profile {
+                Profile::Rejoin if kind.is_of_disks() => chance.log_uniform(1, 20) * SECOND,
+                _ => chance.log_uniform(4, 120) * SECOND,
+            };
             if chance.happens(wanted) && !(kind.needs_others() && self.servers < 3) {
                 self.faults.push((kind, mean));
             }

@@ -81,6 +81,28 @@ pub fn install(dirs: &Directories, zxid: Zxid) -> Result<(), StorageError> {
     remove(disk, &dirs.snapshots, older.into_iter())
 }
 
+/// Ends what a crash has kept [`install`] from ending: a start has begun with the snapshot of this zxid, and the log holds
+/// neither that transaction nor a later one, so the log is older and was to go. Tells whether it was so.
+///
+/// A snapshot taken by the server itself is in the log as well, unless it stands at the start of an epoch; then nothing is
+/// lost but a log that would have spared a learner a snapshot.
+///
+/// # Errors
+/// The log cannot be read, or the disk failed.
+pub fn finish_install(dirs: &Directories, snapshot: Zxid, limits: ReadLimits) -> Result<bool, StorageError> {
+    if snapshot == Zxid::ZERO || !dirs.has_logs()? {
+        return Ok(false);
+    }
+    let before = Zxid(snapshot.0 - 1);
+    let mut reader = LogReader::after(Arc::clone(&dirs.disk), &dirs.logs, before, limits)?;
+    if reader.next_record()?.is_some() {
+        return Ok(false);
+    }
+    info!("The log ends before the snapshot {snapshot}, which has taken its place");
+    install(dirs, snapshot)?;
+    Ok(true)
+}
+
 /// Where the record after `last` begins in the file that begins with `first`.
 fn end_of(dirs: &Directories, first: Zxid, last: Zxid, limits: ReadLimits) -> Result<u64, StorageError> {
     let before = Zxid(first.0.saturating_sub(1));
@@ -172,6 +194,20 @@ mod tests {
         let (_, dirs) = written();
         assert!(matches!(install(&dirs, Zxid(7)), Err(StorageError::Refused(_))));
         assert_eq!((records(&dirs).len(), newest_snapshot(&dirs)), (12, Some(10)));
+    }
+
+    #[test]
+    fn a_start_ends_what_was_begun_and_nothing_else() {
+        for (snapshot, goes) in [(0, false), (5, false), (12, false), (13, true), (1 << 32, true)] {
+            let (_, dirs) = written();
+            let disk = dirs.disk.clone();
+            let zxid = Zxid(snapshot);
+            let writer =
+                SnapshotWriter::create(disk, &dirs.snapshots, zxid, names::Compression::None).unwrap();
+            writer.finish(None, true).unwrap();
+            assert_eq!(finish_install(&dirs, zxid, LIMITS).unwrap(), goes, "{snapshot}");
+            assert_eq!(records(&dirs).is_empty(), goes, "{snapshot}");
+        }
     }
 
     #[test]

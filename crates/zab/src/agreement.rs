@@ -620,7 +620,7 @@ mod tests {
             committed: Arc::new(EnsembleConfig::majority(members, Zxid::ZERO)),
             seen: None,
             reconfig: false,
-            limits: Limits { tick_ms: 1000, init: 10, sync: 5 },
+            limits: Limits { tick_ms: 1000, init: 10, sync: 5, pending_bytes: 1 << 20 },
             timing: Timing::DEFAULT,
             accepted: Epoch(0),
             current: Epoch(0),

@@ -11,7 +11,7 @@ use crate::durable::{Durable, LinkId, Proposal, Ticket};
 use crate::history::History;
 use crate::quorum::{Oracle, Quorums};
 
-/// The times that an ensemble goes by, in ms.
+/// The times that an ensemble goes by, and what it keeps in memory.
 #[derive(Debug, Clone, Copy, Hash)]
 pub struct Limits {
     /// The unit: `tickTime`.
@@ -20,7 +20,12 @@ pub struct Limits {
     pub init: u32,
     /// Ticks to lag behind one.
     pub sync: u32,
+    /// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
+    pub pending_bytes: usize,
 }
+
+/// What a transaction takes beside its record.
+pub(crate) const PENDING_BYTES_EACH: usize = 64;
 
 impl Limits {
     /// Time to connect, to agree on an epoch, and to be brought level, each.

@@ -43,8 +43,10 @@ pub enum Durable {
     AcceptedEpoch(Epoch),
     /// Replace the file `currentEpoch`.
     CurrentEpoch(Epoch),
-    /// The snapshot whose slices are being handed over is whole and has its final name; after that every log file
-    /// is removed, so that no later DIFF is read across the gap between the old log and the snapshot.
+    /// The snapshot whose slices are being handed over is whole and has its final name; after that newer snapshots, every
+    /// log file and older snapshots are removed, in this order: no start takes what was never agreed for the state, and
+    /// no later DIFF is read across the gap between the old log and the snapshot. Until then what was there stays: it was
+    /// acknowledged.
     InstallSnapshot(Zxid),
     /// Write a configuration: the file `.next` if it is only seen, the dynamic file and the static file's pointer
     /// to it if it is committed.

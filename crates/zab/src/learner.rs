@@ -17,9 +17,6 @@ use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 use crate::common::{Action, Common, Leave};
 use crate::durable::{LinkId, Proposal, Ticket};
 
-/// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
-const PENDING_BYTES_MAX: usize = 1 << 30;
-
 /// How far a learner is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
@@ -54,8 +51,6 @@ enum Base {
     Reloading(u64, Zxid),
     /// A snapshot is coming.
     Loading(Zxid),
-    /// It has come, and what of the log could contradict it is being cut.
-    Clearing(Ticket, Zxid),
     /// It is being written to the disk.
     Installing(Ticket),
 }
@@ -160,7 +155,7 @@ impl Learner {
     }
 
     pub(crate) fn has_snapshot_under_way(&self) -> bool {
-        matches!(self.base, Base::Loading(_) | Base::Clearing(..) | Base::Installing(_))
+        matches!(self.base, Base::Loading(_) | Base::Installing(_))
     }
 
     pub(crate) fn link_closed(&self, link: LinkId) -> Result<(), Leave> {
@@ -224,7 +219,6 @@ impl Learner {
                 self.base = Base::Reloading(task, zxid);
                 cx.out.push_back(Action::Reload { task });
             }
-            Base::Clearing(ticket, zxid) if cx.is_persisted(ticket) => self.install(cx, zxid),
             Base::Installing(ticket) if cx.is_persisted(ticket) => {
                 self.base = Base::Ready;
                 cx.wants_snapshot = false;

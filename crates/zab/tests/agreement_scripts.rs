@@ -130,7 +130,12 @@ fn start(words: &Words<'_>) -> Stage {
         committed: Arc::clone(&config),
         seen: None,
         reconfig: words.has("reconfig"),
-        limits: Limits { tick_ms: 1000, init: 10, sync: 5 },
+        limits: Limits {
+            tick_ms: 1000,
+            init: 10,
+            sync: 5,
+            pending_bytes: words.get("keeps").map_or(1 << 20, |n| n.parse().unwrap()),
+        },
         timing: Timing::DEFAULT,
         accepted: Epoch(words.number("accepted")),
         current: Epoch(words.number("current")),

@@ -400,10 +400,31 @@ impl Ensemble {
     /// Has a learner say something to its leader that ours never say.
     pub fn forge(&mut self, learner: usize, packet: PeerPacket) {
         let leader = self.leader().unwrap();
-        let ends = [learner, leader].map(|host| (host, self.hosts[host].lives));
-        let found = self.links.iter().rfind(|(_, link)| link.ends == ends);
-        let link = LinkId(*found.unwrap().0);
+        let link = self.link_to_leader(learner);
         self.step(leader, Input::Peer(PeerInput::Packet { link, packet }));
+    }
+
+    /// Whether a part of a snapshot is on its way to a host.
+    pub fn is_streaming_to(&self, host: usize) -> bool {
+        self.links.values().any(|link| {
+            (0..2).any(|end| {
+                link.ends[end].0 == host
+                    && link.to[end].iter().any(|flight| matches!(flight, Flight::Slice(_)))
+            })
+        })
+    }
+
+    /// The same from a leader to a learner.
+    pub fn forge_from_leader(&mut self, learner: usize, packet: PeerPacket) {
+        let link = self.link_to_leader(learner);
+        self.step(learner, Input::Peer(PeerInput::Packet { link, packet }));
+    }
+
+    /// The newest link of a learner to its leader.
+    pub fn link_to_leader(&self, learner: usize) -> LinkId {
+        let ends = [learner, self.leader().unwrap()].map(|host| (host, self.hosts[host].lives));
+        let found = self.links.iter().rfind(|(_, link)| link.ends == ends);
+        LinkId(*found.unwrap().0)
     }
 
     /// Does one piece of what a host's disk is to do; false if there is none.

@@ -3,8 +3,8 @@
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{PeerPacket, ServerId, Zxid};
 
-use super::{Learner, PENDING_BYTES_MAX, Pending, Stage};
-use crate::common::{Action, Common, Leave};
+use super::{Learner, Pending, Stage};
+use crate::common::{Action, Common, Leave, PENDING_BYTES_EACH};
 use crate::history::follows;
 
 impl Learner {
@@ -26,8 +26,8 @@ impl Learner {
             return Err(Leave::because(format!("{zxid} came after {}", self.last_offered)));
         }
         self.last_offered = zxid;
-        self.pending_bytes += pending.proposal.payload.len();
-        if self.pending_bytes > PENDING_BYTES_MAX {
+        self.pending_bytes += pending.proposal.payload.len() + PENDING_BYTES_EACH;
+        if self.pending_bytes > cx.limits.pending_bytes {
             return Err(Leave::because("the leader sends more than this server can keep"));
         }
         if let Some(config) = &pending.config {
@@ -91,7 +91,7 @@ impl Learner {
     /// Applies the oldest transaction that is not applied, and puts in force what it changes of the ensemble.
     pub(super) fn apply_first(&mut self, cx: &mut Common, over_snapshot: bool) -> Result<(), Leave> {
         let Some(Pending { proposal, config, designated }) = self.pending.pop_front() else { return Ok(()) };
-        self.pending_bytes -= proposal.payload.len();
+        self.pending_bytes -= proposal.payload.len() + PENDING_BYTES_EACH;
         let zxid = proposal.zxid;
         if let Some(config) = &config
             && designated.is_some()

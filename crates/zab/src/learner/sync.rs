@@ -63,20 +63,15 @@ impl Learner {
         Ok(())
     }
 
-    /// The whole state has come. Of the log only what is after it could contradict it; that is cut first, so that no
-    /// crash leaves both.
+    /// The whole state has come. What is on the disk stays until this is whole there as well: an older state is better
+    /// than none, and cutting it before could leave nothing to begin from.
     pub(crate) fn loaded(&mut self, cx: &mut Common) {
         let Base::Loading(zxid) = self.base else { return };
-        self.base = Base::Clearing(cx.durable(Durable::Truncate(zxid)), zxid);
+        cx.out.push_back(Action::InstallSnapshot(zxid));
+        self.base = Base::Installing(cx.durable(Durable::InstallSnapshot(zxid)));
         cx.last_logged = zxid;
         cx.last_applied = zxid;
         self.heard_ms = cx.now_ms;
-    }
-
-    /// Nothing on the disk contradicts the state that has come: now it may be written there.
-    pub(super) fn install(&mut self, cx: &mut Common, zxid: Zxid) {
-        cx.out.push_back(Action::InstallSnapshot(zxid));
-        self.base = Base::Installing(cx.durable(Durable::InstallSnapshot(zxid)));
     }
 
     /// NEWLEADER: the history ends here.

@@ -195,7 +195,7 @@ impl Agreements {
             committed: one.disk.committed.clone(),
             seen: Some(one.disk.seen.clone()),
             reconfig: self.change.is_some(),
-            limits: Limits { tick_ms: 1000, init: 10, sync: 5 },
+            limits: Limits { tick_ms: 1000, init: 10, sync: 5, pending_bytes: 1 << 20 },
             timing: Timing::DEFAULT,
             accepted: one.disk.accepted,
             current: one.disk.current,
