@@ -15,6 +15,7 @@ type Test = (&'static str, &'static str, &'static str);
 const CRASH: Test = ("server", "lib", "crash_points::what_was_acknowledged_outlives_a_crash_at_every_step");
 
 const ELECTION: Test = ("zab", "election_scripts", "every_script_ends_as_it_says");
+const STORIES: Test = ("zab", "agreement_scripts", "every_script_ends_as_it_says");
 const AGREEMENT: Test = ("zab", "explore", "three_servers_agree_whatever_happens");
 const LOST_DISK: Test = ("zab", "explore", "a_server_whose_disk_is_lost_does_not_help_to_forget");
 
@@ -28,6 +29,7 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
     ),
     (2, "an acknowledgement before the sync", &[AGREEMENT]),
     (3, "NEWLEADER acknowledged before the history is durable", &[AGREEMENT]),
+    (4, "the current epoch written before the history", &[STORIES]),
     (5, "the current epoch written after the acknowledgement", &[AGREEMENT]),
     (6, "a promise that is not synced", &[AGREEMENT]),
     (8, "a failed sync tried again", &[CRASH]),
@@ -53,11 +55,18 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
         "a snapshot used without its checksum",
         &[("storage", "lib", "snapread::tests::no_flipped_byte_changes_what_is_read")],
     ),
+    (13, "a snapshot kept that came in part", &[STORIES]),
+    (14, "a hole in the recent proposals", &[STORIES]),
     (15, "a COMMIT dropped before UPTODATE", &[AGREEMENT]),
+    (16, "a learner told of proposals one too late", &[STORIES]),
+    (17, "uncommitted proposals kept over an election", &[STORIES]),
     (18, "votes compared without their epoch", &[ELECTION]),
     (19, "votes of an old round counted", &[ELECTION]),
     (20, "a malformed notification ends the receiver", &[ELECTION]),
     (21, "half taken for a quorum", &[ELECTION]),
+    (22, "an observer that counts", &[STORIES]),
+    (23, "a reconfiguration agreed by the old voters alone", &[STORIES]),
+    (24, "a sync without asking a quorum", &[STORIES]),
     (
         33,
         "a creation counted twice in replay",
@@ -87,6 +96,7 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
         "an outbox without bound",
         &[("node", "node", "a_client_that_takes_nothing_is_not_answered_any_more")],
     ),
+    (39, "a timer of an old role that acts", &[STORIES]),
 ];
 
 /// A number that no fault has: the run that must find nothing.
