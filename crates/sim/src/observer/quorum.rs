@@ -50,8 +50,9 @@ impl Observer {
             }
             PeerPacket::NewLeader { epoch, .. } => self.new_leader(server, link, *epoch, disk),
             PeerPacket::UpToDate => {
-                if let Some(offer) = self.reigns.offered.get(&link) {
+                if let Some(offer) = self.reigns.offered.get(&link).copied() {
                     self.reigns.established.insert(offer.epoch);
+                    self.check_established(offer.epoch);
                 }
             }
             PeerPacket::Ack { zxid } => self.acked(server, link, *zxid, disk),
@@ -61,6 +62,14 @@ impl Observer {
             }
             _ => {}
         }
+    }
+
+    /// An epoch is established when a quorum of voters has it on its disks.
+    fn check_established(&mut self, epoch: i64) {
+        let has = |server: &&usize| self.reigns.epochs.get(server).is_some_and(|epochs| epochs.1 >= epoch);
+        let holders: Vec<usize> = self.voters.iter().filter(has).copied().collect();
+        let enough = holders.len() * 2 > self.voters.len();
+        self.check(8, enough, || format!("epoch {epoch} begins with only the voters {holders:?}"));
     }
 
     /// Whether NEWLEADER has gone over a link.
