@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use bytes::Bytes;
 use oxkeeper_planted::{Fault, is};
-use oxkeeper_proto::{Request, Zxid};
+use oxkeeper_proto::{OpCode, Request, Zxid};
 
 use crate::chance::Chance;
 use crate::checker;
@@ -154,7 +154,10 @@ fn check_files(world: &mut World) {
 /// Nobody may wait for good.
 fn check_waiting(world: &mut World) {
     let stage = &mut world.stage;
-    let waits = |call: &&crate::history::Call| call.result == crate::history::Outcome::Waiting;
+    // There is always a ping on its way.
+    let waits = |call: &&crate::history::Call| {
+        call.result == crate::history::Outcome::Waiting && call.op != OpCode::Ping
+    };
     if let Some(call) = stage.history.calls.iter().find(waits)
         && !stage.has_failed()
     {

@@ -26,8 +26,9 @@ pub(super) struct Reigns {
     /// Who leads, as far as its own steps show.
     leaders: BTreeMap<usize, Nanos>,
     committed: Zxid,
-    /// What was durable on a disk that was emptied.
+    /// What was durable on a disk that was emptied, and its current epoch.
     lost: BTreeMap<usize, Zxid>,
+    lost_epochs: BTreeMap<usize, i64>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -66,7 +67,10 @@ impl Observer {
 
     /// An epoch is established when a quorum of voters has it on its disks.
     fn check_established(&mut self, epoch: i64) {
-        let has = |server: &&usize| self.reigns.epochs.get(server).is_some_and(|epochs| epochs.1 >= epoch);
+        let has = |server: &&usize| {
+            self.reigns.epochs.get(server).is_some_and(|epochs| epochs.1 >= epoch)
+                || self.reigns.lost_epochs.get(server).is_some_and(|lost| *lost >= epoch)
+        };
         let holders: Vec<usize> = self.voters.iter().filter(has).copied().collect();
         let enough = holders.len() * 2 > self.voters.len();
         self.check(8, enough, || format!("epoch {epoch} begins with only the voters {holders:?}"));
@@ -171,7 +175,9 @@ impl Observer {
     pub fn emptied(&mut self, server: usize) {
         let lost = self.durable_last(server);
         self.reigns.lost.insert(server, lost);
-        self.reigns.epochs.remove(&server);
+        if let Some((_, current)) = self.reigns.epochs.remove(&server) {
+            self.reigns.lost_epochs.insert(server, current);
+        }
         if let Some(log) = self.logs.get_mut(server) {
             log.forget();
         }
