@@ -107,9 +107,10 @@ pub fn log(bytes: &[u8]) {
         while let Some(torn) = tear {
             cut(&disk, &torn).unwrap_or_else(|error| panic!("{error}"));
             match read_all(&disk, after) {
-                // Without a file that had not a single record, the one before it is the last, and may be torn itself.
+                // Without a file that had not a single record, the one before it is the last, and may be torn itself, or
+                // hold transactions that the name of the one that is gone denies.
                 Ok((again, next)) => {
-                    assert_eq!(again, records, "the cut changed what is read");
+                    assert!(again == records || torn.offset <= 16, "the cut changed what is read");
                     assert!(next.is_none() || torn.offset <= 16, "{next:?} after {torn:?} was cut");
                     tear = next;
                 }

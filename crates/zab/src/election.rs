@@ -8,7 +8,7 @@
 //!
 //! An election may go wrong: two servers may both believe to lead. That is found out when epochs are agreed
 //! on; safety does not rest on what is decided here, except that whom a quorum chose has a history at least as
-//! new as each of theirs, and that one who may have lost what he acknowledged is not counted ([`emptied`]).
+//! new as each of theirs, and that one who may have lost what he acknowledged is not counted (`emptied`).
 //!
 //! Start with [`Input`] and [`Output`]. Source: `FastLeaderElection`, 3.9.
 
