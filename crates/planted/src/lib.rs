@@ -2,7 +2,7 @@
 //! is a defect of the tests.
 //!
 //! Code asks [`is`] at the place where the fault would be made. Without the feature `planted` that is a constant
-//! `false` and nothing of it is compiled. With it, one build holds all faults and [`with`] or, for a whole
+//! `false` and nothing of it is compiled. With it, one build holds all faults and `with` or, for a whole
 //! process, the environment variable `OXKEEPER_PLANTED` (a number of [`Fault`]) chooses one at run time.
 
 /// The faults. Their numbers are those of the test programme.
