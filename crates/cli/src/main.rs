@@ -9,6 +9,7 @@ mod serve;
 mod snapshot_tool;
 mod source;
 mod upkeep;
+mod watched_disk;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -10,11 +10,12 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use oxkeeper_proto::Zxid;
 use oxkeeper_server::{RecoverOptions, SnapshotTail, Tree, load_snapshot};
-use oxkeeper_storage::{Candidate, Compression, Disk, RealDisk, names};
+use oxkeeper_storage::{Candidate, Compression, Disk, names};
 use oxkeeper_tree::{NodeRef, OwnerRules, Rules};
 use serde_json::json;
 
 use crate::output::{Output, time};
+use crate::watched_disk::WatchedDisk;
 
 /// Looks at snapshots. Nothing is ever written.
 #[derive(Debug, Args)]
@@ -79,7 +80,7 @@ fn load(tool: &SnapshotTool, file: &Path) -> anyhow::Result<(Tree, SnapshotTail)
     // A copy may have any name; then its zxid is what the file itself says.
     let (zxid, compression) = names::parse_snapshot(name).unwrap_or((Zxid::ZERO, packing(name)));
     let candidate = Candidate { zxid, compression, path: file.to_owned() };
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let disk: Arc<dyn Disk> = Arc::new(WatchedDisk);
     let owners = OwnerRules { extended_types: true, emulate_353: false };
     let options = RecoverOptions {
         rules: Rules { owners, ..Rules::DEFAULT },
