@@ -31,11 +31,7 @@ impl Output {
 
     /// Tells a waiting person how far a long file is read.
     pub(crate) fn progress(&mut self, done: u64, of: u64) {
-        if done < self.told + TELL_EVERY || !io::stderr().is_terminal() {
-            return;
-        }
-        self.told = done;
-        eprint!("\r{} of {} MiB", done >> 20, of >> 20);
+        self.told = tell_progress(self.told, done, of);
     }
 
     /// Prints what is left.
@@ -45,6 +41,15 @@ impl Output {
         }
         self.out.flush()
     }
+}
+
+/// Tells how far a long file is read, if enough was read since `told` and somebody watches; returns what is told now.
+pub(crate) fn tell_progress(told: u64, done: u64, of: u64) -> u64 {
+    if done < told + TELL_EVERY || !io::stderr().is_terminal() {
+        return told;
+    }
+    eprint!("\r{} of {} MiB", done >> 20, of >> 20);
+    done
 }
 
 /// A time as in logs: `2026-11-24T12:34:56.789Z`.

@@ -1,13 +1,12 @@
 //! The system's disk, telling a waiting person how far a long file is read.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use oxkeeper_storage::{Disk, DiskFile, Entry, RealDisk};
 
-/// How often something is told, in bytes.
-const TELL_EVERY: u64 = 64 << 20;
+use crate::output::tell_progress;
 
 /// Reads are watched; everything else is the system's.
 #[derive(Debug)]
@@ -63,10 +62,7 @@ impl DiskFile for WatchedFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let told = self.told.load(Ordering::Relaxed);
-        if offset >= told + TELL_EVERY && io::stderr().is_terminal() {
-            self.told.store(offset, Ordering::Relaxed);
-            eprint!("\r{} of {} MiB", offset >> 20, self.len >> 20);
-        }
+        self.told.store(tell_progress(told, offset, self.len), Ordering::Relaxed);
         self.inner.read_at(buf, offset)
     }
 

@@ -277,10 +277,11 @@ impl ConnTask {
             let frame = match frame::first(rest, most) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
-                Err(error) => {
+                Err(_) => {
+                    let len = rest.first_chunk().map_or(0, |prefix| i32::from_be_bytes(*prefix));
                     warn!(
-                        "Len error. A message from {}:{} is either malformed or too large to process (length is greater \
-                         than jute.maxbuffer={most}): {error}",
+                        "Len error. A message from {}:{} with advertised length of {len} is either a malformed message \
+                         or too large to process (length is greater than jute.maxbuffer={most})",
                         conn.peer.0, conn.peer.1
                     );
                     conn.broken.set(true);

@@ -279,6 +279,7 @@ impl Core {
     }
 
     fn append(&mut self) {
+        let mut alien = None;
         for (ticket, work) in self.fx.durable.drain(..) {
             match (&mut self.log, &work) {
                 (LogPlace::Here(log), Durable::Append(proposal)) => {
@@ -287,9 +288,13 @@ impl Core {
                     self.batch_len += 1;
                 }
                 (LogPlace::Away, _) => self.held.push((ticket, work)),
-                // A node of its own only ever appends.
-                (LogPlace::Here(_), other) => error!("A standalone server was asked for {other:?}"),
+                // A node of its own only ever appends. What is not done must not be reported as done.
+                (LogPlace::Here(_), other) => alien = Some(format!("{other:?}")),
             }
+        }
+        if let Some(work) = alien {
+            error!("A standalone server was asked for {work}");
+            return self.fail(ServerError::Broken);
         }
         self.commit_wanted.notify_one();
     }
