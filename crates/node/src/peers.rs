@@ -91,6 +91,9 @@ pub enum PeerInput {
         /// Which.
         link: LinkId,
     },
+    /// The oracle has changed its mind: whether it lets this server go on without the other voter. The driver reads its
+    /// file once in every tick: yes is a `1` at the start.
+    Oracle(bool),
     /// [`Task::ReadLog`] is done.
     LogRead {
         /// The number of the task.
