@@ -134,6 +134,7 @@ fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logread::settle;
     use crate::simdisk::{Aftermath, Fault as DiskFault, SimDisk};
     use crate::snapwrite::SnapshotWriter;
     use crate::txnlog::{LogOptions, TxnLog};
@@ -238,6 +239,40 @@ mod tests {
         let refused = truncate(&dirs, Zxid(3), LIMITS).unwrap_err().to_string();
         assert!(refused.contains("every snapshot is newer than 0x3"), "{refused}");
         assert_eq!(records(&dirs).len(), 12);
+    }
+
+    /// A sync that fails after the cut: the system shows a cut file until the power goes. What a start has read must be
+    /// what every later start reads, or transactions that were taken back would stand before those that followed.
+    #[test]
+    fn what_was_taken_back_stays_so_though_the_sync_of_the_cut_has_failed() {
+        for last in [3, 4, 7, 10] {
+            let (disk, dirs) = written();
+            let removals = disk_steps_before_the_sync(last);
+            disk.fail_at(removals, DiskFault::Error);
+            assert!(truncate(&dirs, Zxid(last), LIMITS).is_err());
+            let killed = disk.after_kill();
+            let found = on(&killed);
+            assert_eq!(records(&found), (1..=last).collect::<Vec<_>>(), "the start after that");
+            let mut reader = LogReader::after(found.disk.clone(), &found.logs, Zxid::ZERO, LIMITS).unwrap();
+            while reader.next_record().unwrap().is_some() {}
+            settle(&*found.disk, &found.logs, reader.end().unwrap(), LIMITS).unwrap();
+            let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+            let mut log = TxnLog::new(found.disk.clone(), found.logs.clone(), options);
+            let mut payload = vec![7; 40];
+            payload[12..20].copy_from_slice(&(1i64 << 32 | 1).to_be_bytes());
+            log.append(Zxid::new(1, 1), &payload);
+            log.commit().unwrap();
+            let left = on(&killed.after_crash(Aftermath::Synced));
+            assert_eq!(records(&left), (1..=last).chain([1 << 32 | 1]).collect::<Vec<_>>());
+        }
+    }
+
+    /// Steps of a truncation of what [`written`] has made before its last one, the sync of what it has cut.
+    fn disk_steps_before_the_sync(last: i64) -> usize {
+        let (disk, dirs) = written();
+        let before = disk.steps().len();
+        truncate(&dirs, Zxid(last), LIMITS).unwrap();
+        disk.steps().len() - before - 1
     }
 
     #[test]
