@@ -162,6 +162,7 @@ impl Node {
                 agreement.link_closed(now_ms, link);
                 self.link_gone(link, fx);
             }
+            PeerInput::CannotTruncate { zxid } => agreement.cannot_truncate(now_ms, zxid),
             PeerInput::LogRead { task, records } => agreement.log_read(now_ms, task, records.as_deref()),
             PeerInput::Reloaded { task, state } => self.reloaded(task, *state),
             PeerInput::Snapshot { link, item } => self.snapshot_item(link, item),

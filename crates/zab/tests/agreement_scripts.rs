@@ -188,6 +188,7 @@ impl Stage {
                 self.server.notification(now_ms, notification.leader, Ok(notification));
             }
             "distrust" => self.server.take_whole_state(now_ms, "the state differs from the leader's"),
+            "uncuttable" => self.server.cannot_truncate(now_ms, zxid(words.at(1))),
             "sync" => self.server.sync_here(words.at(1).parse().unwrap()),
             "streams" => self.server.snapshot_begins(self.links[words.at(1)], zxid(words.at(2))),
             "loaded" => {
