@@ -52,6 +52,12 @@ impl DurableLog {
         self.files.values().flat_map(|file| &file.all)
     }
 
+    /// The transactions in the log that no snapshot covers, in order.
+    #[cfg(test)]
+    pub(crate) fn after_snapshot(&self) -> Vec<Zxid> {
+        self.all().copied().filter(|zxid| *zxid > self.newest_snapshot).collect()
+    }
+
     /// Reads what has become durable since; gives those transactions.
     pub fn refresh(&mut self, disk: &SimDisk) -> Vec<(Zxid, Bytes)> {
         let mut fresh = Vec::new();
