@@ -166,6 +166,7 @@ impl Node {
                 self.link_gone(link, fx);
             }
             PeerInput::Oracle(says) => agreement.oracle(now_ms, says),
+            PeerInput::CannotTruncate { zxid } => agreement.cannot_truncate(now_ms, zxid),
             PeerInput::LogRead { task, records } => agreement.log_read(now_ms, task, records.as_deref()),
             PeerInput::Reloaded { task, state } => self.reloaded(task, *state),
             PeerInput::Snapshot { link, item } => self.snapshot_item(link, item),

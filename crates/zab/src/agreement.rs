@@ -282,6 +282,15 @@ impl Agreement {
         });
     }
 
+    /// A [`Durable::Truncate`](crate::Durable::Truncate) to this transaction would have left nothing to begin from, so
+    /// nothing was removed.
+    pub fn cannot_truncate(&mut self, now_ms: i64, zxid: Zxid) {
+        self.enter(now_ms, |role, cx| match role {
+            Role::Learning(learner) => learner.cannot_truncate(cx, zxid),
+            _ => Ok(()),
+        });
+    }
+
     /// Leaves the present role.
     pub fn resign(&mut self, now_ms: i64, reason: &str) {
         self.enter(now_ms, |role, _| match role {
