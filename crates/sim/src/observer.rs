@@ -271,7 +271,8 @@ impl Observer {
 
     /// So many bytes wait for a client.
     pub fn waits(&mut self, server: usize, bytes: usize) {
-        // One reply may exceed the bound, and events are not held back.
+        // One reply may exceed the bound, the sixteen reads before a write of the client's own are answered whatever
+        // room there is, and events are not held back. The largest reply of a run has 40 kB.
         let most = OUTBOX_BYTES + (1 << 20);
         self.check(20, bytes <= most, || format!("{bytes} bytes wait for a client of server {server}"));
     }
