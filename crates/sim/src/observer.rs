@@ -11,8 +11,12 @@ use oxkeeper_proto::{
 use oxkeeper_storage::SimDisk;
 
 mod quorum;
+mod streams;
+mod votes;
 
 use quorum::Reigns;
+use streams::Streams;
+use votes::Votes;
 
 use crate::durable::DurableLog;
 use crate::network::LinkId;
@@ -78,6 +82,8 @@ pub struct Observer {
     /// The servers that vote.
     voters: Vec<usize>,
     reigns: Reigns,
+    streams: Streams,
+    votes: Votes,
 }
 
 impl Observer {
@@ -102,6 +108,8 @@ impl Observer {
             standalone: voters.is_empty(),
             voters,
             reigns: Reigns::default(),
+            streams: Streams::default(),
+            votes: Votes::default(),
         }
     }
 

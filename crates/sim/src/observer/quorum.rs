@@ -40,6 +40,7 @@ struct Offer {
 impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
+        self.check_stream(server, link, packet);
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
