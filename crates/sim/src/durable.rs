@@ -58,6 +58,12 @@ impl DurableLog {
         self.all().copied().filter(|zxid| *zxid > after && *zxid < before).min()
     }
 
+    /// The transactions in the log that no snapshot covers, in order.
+    #[cfg(test)]
+    pub(crate) fn after_snapshot(&self) -> Vec<Zxid> {
+        self.all().copied().filter(|zxid| *zxid > self.newest_snapshot).collect()
+    }
+
     /// Reads what has become durable since; gives those transactions.
     pub fn refresh(&mut self, disk: &SimDisk) -> Vec<(Zxid, Bytes)> {
         let mut fresh = Vec::new();

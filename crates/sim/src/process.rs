@@ -28,6 +28,8 @@ use crate::world::{Event, Stage};
 
 mod conns;
 mod peers;
+#[cfg(test)]
+mod replay;
 mod work;
 
 use peers::Peers;
@@ -174,6 +176,9 @@ pub struct Server {
     ensemble: Option<Arc<EnsembleConfig>>,
     /// Whether its disk was emptied since it last was level with the others.
     pub emptied: bool,
+    /// Whether it does one piece of durable work at a time and takes no snapshot at its start, as servers of explored
+    /// worlds do.
+    in_steps: bool,
 }
 
 /// Where servers keep their files.
@@ -212,6 +217,7 @@ impl Server {
             starts_ms: BTreeSet::new(),
             ensemble,
             emptied: false,
+            in_steps: false,
         }
     }
 
@@ -358,7 +364,7 @@ impl Server {
         stage.counts.starts += 1;
         let (at, index) = (stage.queue.now(), self.index);
         stage.trace.note(at, || format!("server {index} starts at {last}"));
-        if snapshot_due {
+        if snapshot_due && !self.in_steps {
             self.step(stage, Input::TakeSnapshot);
         }
         self.carry_out(stage);

@@ -107,6 +107,19 @@ pub struct Swarm {
     pub chaos: Nanos,
 }
 
+/// The configuration of so many servers, of whom the first ones vote and the others observe.
+#[must_use]
+pub fn ensemble_of(servers: usize, voters: usize) -> EnsembleConfig {
+    let member = |index: usize| {
+        let role = if index < voters { "participant" } else { "observer" };
+        let number = index + 1;
+        let line = format!("s{number}:2888:3888:{role};s{number}:2181");
+        Some((Server::id(index), Member::parse(&line).ok()?))
+    };
+    let members = (0..servers).filter_map(member).collect();
+    EnsembleConfig::majority(members, Zxid::ZERO)
+}
+
 impl Swarm {
     /// The configuration of the ensemble, if there is one.
     #[must_use]
@@ -114,14 +127,7 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        let member = |index: usize| {
-            let role = if index < self.voters { "participant" } else { "observer" };
-            let number = index + 1;
-            let line = format!("s{number}:2888:3888:{role};s{number}:2181");
-            Some((Server::id(index), Member::parse(&line).ok()?))
-        };
-        let members = (0..self.servers).filter_map(member).collect();
-        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+        Some(ensemble_of(self.servers, self.voters))
     }
 
     /// Draws the configuration of a run.

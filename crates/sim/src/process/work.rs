@@ -35,7 +35,8 @@ impl Server {
         }
         let is_append = |work: &&Work| matches!(work, Work::Durable(_, Durable::Append(_)));
         let appends = process.work.iter().take_while(is_append).count();
-        let count = appends.max(1).min(process.work.len());
+        let appends = if self.in_steps { 1 } else { appends.max(1) };
+        let count = appends.min(process.work.len());
         // Both look at the snapshots that there are, so what is being written comes first.
         let installs = matches!(
             process.work.front(),
@@ -152,7 +153,7 @@ impl Server {
         }
     }
 
-    fn do_task(&mut self, stage: &mut Stage, task: Task) {
+    pub(super) fn do_task(&mut self, stage: &mut Stage, task: Task) {
         let rules = self.rules();
         let seed = self.chance.bits();
         let Some(process) = &mut self.process else { return };
