@@ -52,6 +52,12 @@ impl DurableLog {
         self.files.values().flat_map(|file| &file.all)
     }
 
+    /// The first transaction of the log that lies between two others.
+    #[must_use]
+    pub fn between(&self, after: Zxid, before: Zxid) -> Option<Zxid> {
+        self.all().copied().filter(|zxid| *zxid > after && *zxid < before).min()
+    }
+
     /// The transactions in the log that no snapshot covers, in order.
     #[cfg(test)]
     pub(crate) fn after_snapshot(&self) -> Vec<Zxid> {

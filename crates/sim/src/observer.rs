@@ -11,8 +11,12 @@ use oxkeeper_proto::{
 use oxkeeper_storage::SimDisk;
 
 mod quorum;
+mod streams;
+mod votes;
 
 use quorum::Reigns;
+use streams::Streams;
+use votes::Votes;
 
 use crate::durable::DurableLog;
 use crate::network::LinkId;
@@ -78,6 +82,8 @@ pub struct Observer {
     /// The servers that vote.
     voters: Vec<usize>,
     reigns: Reigns,
+    streams: Streams,
+    votes: Votes,
 }
 
 impl Observer {
@@ -102,6 +108,8 @@ impl Observer {
             standalone: voters.is_empty(),
             voters,
             reigns: Reigns::default(),
+            streams: Streams::default(),
+            votes: Votes::default(),
         }
     }
 
@@ -271,7 +279,8 @@ impl Observer {
 
     /// So many bytes wait for a client.
     pub fn waits(&mut self, server: usize, bytes: usize) {
-        // One reply may exceed the bound, and events are not held back.
+        // One reply may exceed the bound, the sixteen reads before a write of the client's own are answered whatever
+        // room there is, and events are not held back. The largest reply of a run has 40 kB.
         let most = OUTBOX_BYTES + (1 << 20);
         self.check(20, bytes <= most, || format!("{bytes} bytes wait for a client of server {server}"));
     }

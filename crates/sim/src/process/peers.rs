@@ -204,6 +204,7 @@ impl Server {
 
     fn notify(&mut self, stage: &mut Stage, to: ServerId, notification: &Notification) {
         let Some(process) = &mut self.process else { return };
+        stage.observer.notified(self.index, notification);
         let mut bytes = Vec::new();
         notification.encode(&mut bytes);
         if index_of(to) == self.index {
