@@ -182,7 +182,7 @@ impl Puppets {
             Step::Deliver(link, to_leader) => self.deliver(before, link, to_leader),
             Step::Persist(server) => self.persist(server),
             Step::Propose(server) => self.propose(server),
-            Step::Reconfigure(_) => unreachable!("worlds that change are not replayed"),
+            Step::Reconfigure(_) | Step::HandOver(..) => unreachable!("worlds that change are not replayed"),
             Step::Resign(server) => self.resign(before, server),
             Step::Crash(server) => self.servers[server].crash(&mut self.stage, false),
             Step::Restart(server) => self.servers[server].start(&mut self.stage),
@@ -435,6 +435,7 @@ const WORLD: Agreements = Agreements {
     resigns: 1,
     snapshots: false,
     change: None,
+    hand_overs: 0,
 };
 
 fn starts(all: &[(u32, i64)]) -> Vec<Start> {
