@@ -41,12 +41,11 @@ impl Observer {
         let none = BTreeSet::new();
         let looking = self.votes.looking.get(&(said.leader, said.round)).unwrap_or(&none);
         let settled = self.votes.settled.get(&said.leader).unwrap_or(&none);
-        let voters: Vec<usize> =
-            self.voters.iter().copied().filter(|v| looking.contains(v) || settled.contains(v)).collect();
-        let enough = self.oracle || voters.len() * 2 > self.voters.len();
+        let voters = self.numbers(|server| looking.contains(&server) || settled.contains(&server));
+        let enough = self.oracle || self.is_quorum_of_some(&voters);
         self.check(1, enough, || {
             format!(
-                "server {server} is {:?} under {} in round {}, which only the voters {voters:?} ever wanted",
+                "server {server} is {:?} under {} in round {}, which only the servers {voters:?} ever wanted",
                 said.state, said.leader, said.round.0
             )
         });
