@@ -90,7 +90,9 @@ impl Observer {
                 });
             }
             PeerPacket::Proposal { zxid, txn } if is_broadcast => self.offered(*zxid, txn),
-            PeerPacket::CommitAndActivate { zxid, .. } | PeerPacket::InformAndActivate { zxid, .. } => {
+            PeerPacket::CommitAndActivate { zxid, designated }
+            | PeerPacket::InformAndActivate { zxid, designated, .. } => {
+                self.votes.named(*designated);
                 if let Some(new) = self.members.under_way.take_if(|new| new.version == zxid.0) {
                     self.in_force(new);
                 }
