@@ -120,6 +120,9 @@ impl Leader {
             Some(EnsembleChange::Members(new)) => {
                 let successor = self.successor(cx, &new, acks.acked());
                 cx.activate(&new);
+                for out in &mut self.outstanding {
+                    out.acks.follow(Arc::clone(&cx.quorums));
+                }
                 self.hand_over(cx, successor, *zxid);
                 Some(successor)
             }
