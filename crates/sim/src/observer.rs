@@ -10,10 +10,12 @@ use oxkeeper_proto::{
 };
 use oxkeeper_storage::SimDisk;
 
+mod lateness;
 mod quorum;
 mod streams;
 mod votes;
 
+use lateness::Lateness;
 use quorum::Reigns;
 use streams::Streams;
 use votes::Votes;
@@ -84,6 +86,11 @@ pub struct Observer {
     reigns: Reigns,
     streams: Streams,
     votes: Votes,
+    lateness: Lateness,
+    /// The unit of expiry.
+    pub tick: Nanos,
+    /// Whether nothing at all goes wrong in the run, so that nobody has a reason to leave a role.
+    pub is_calm: bool,
 }
 
 impl Observer {
@@ -110,6 +117,9 @@ impl Observer {
             reigns: Reigns::default(),
             streams: Streams::default(),
             votes: Votes::default(),
+            lateness: Lateness::default(),
+            tick: 0,
+            is_calm: false,
         }
     }
 
@@ -142,6 +152,7 @@ impl Observer {
             self.applied.split_off(&Zxid(last.0 + 1));
             self.hashes.split_off(&Zxid(last.0 + 1));
             self.expiries.split_off(&Zxid(last.0 + 1));
+            self.forget_late_after(last);
         }
         if let Some(known) = self.last_applied.get_mut(server) {
             *known = last;
@@ -154,6 +165,7 @@ impl Observer {
 
     /// A server is gone for now.
     pub fn went_down(&mut self, server: usize) {
+        self.down(server);
         if let Some(known) = self.last_applied.get_mut(server) {
             *known = Zxid::ZERO;
         }
@@ -186,6 +198,7 @@ impl Observer {
             && header.cxid.0 == 0
         {
             self.expired(server, zxid, header.session, now, rate);
+            self.check_lateness(server, zxid, header.session, now, rate);
         }
         if self.standalone {
             self.proposed.insert(zxid, now);
@@ -293,6 +306,9 @@ impl Observer {
             return;
         }
         let session = self.by_link.get(&link).copied();
+        if let Some(session) = session {
+            self.heard_of(session, now);
+        }
         match session {
             None => {
                 self.asked.entry(link).or_insert(now);
@@ -318,6 +334,7 @@ impl Observer {
         self.by_link.insert(link, session);
         let begun = self.asked.remove(&link).unwrap_or(now);
         let facts = SessionFacts { client, timeout, begun, link };
+        self.heard_of(session, now);
         let leads = self.leads(server);
         let known = self.sessions.entry(session).or_insert(facts);
         let whose = known.client;

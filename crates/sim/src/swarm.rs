@@ -12,6 +12,7 @@ use crate::faults::FaultKind;
 use crate::network::Weather;
 use crate::process::{Server, ServerHabits};
 use crate::queue::{MS, Nanos, SECOND};
+use crate::special::{self, Special};
 use crate::workload::Kind;
 
 /// What runs of a campaign have in common.
@@ -35,6 +36,16 @@ pub enum Profile {
     Election,
     /// An ensemble whose servers fall and come back all the time, in the middle of coming level.
     Rejoin,
+    /// An ensemble whose leaders lose their quorum and keep their clients.
+    Deposed,
+    /// An ensemble whose epochs hold few transactions.
+    Rollover,
+    /// An ensemble of which some members are hostile.
+    Hostile,
+    /// An ensemble of which some members are not ours.
+    MixedVersion,
+    /// An ensemble whose disks lie.
+    Damage,
     /// An ensemble without faults.
     CalmEnsemble,
     /// One of the others, by the seed.
@@ -43,7 +54,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 11] = [
+    pub const ALL: [(&'static str, Profile); 16] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -53,6 +64,11 @@ impl Profile {
         ("ensemble", Profile::Ensemble),
         ("election", Profile::Election),
         ("rejoin", Profile::Rejoin),
+        ("deposed", Profile::Deposed),
+        ("rollover", Profile::Rollover),
+        ("hostile", Profile::Hostile),
+        ("mixed-version", Profile::MixedVersion),
+        ("damage", Profile::Damage),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("mixed", Profile::Mixed),
     ];
@@ -61,6 +77,9 @@ impl Profile {
     #[must_use]
     pub fn of(self, seed: u64) -> Profile {
         match (self, seed % 10) {
+            (Profile::Mixed, digit) if special::of(seed).is_some() && digit < 5 => {
+                special::of(seed).unwrap_or(self)
+            }
             (Profile::Mixed, 0 | 1) => Profile::Ensemble,
             (Profile::Mixed, 2 | 3) => Profile::Election,
             (Profile::Mixed, 4) => Profile::Rejoin,
@@ -77,6 +96,7 @@ impl Profile {
     #[must_use]
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
+            || self.is_special()
     }
 
     fn is_calm(self) -> bool {
@@ -105,6 +125,8 @@ pub struct Swarm {
     pub faults: Vec<(FaultKind, Nanos)>,
     /// How long there are faults.
     pub chaos: Nanos,
+    /// What only special kinds of run have.
+    pub special: Special,
 }
 
 /// The configuration of so many servers, of whom the first ones vote and the others observe.
@@ -133,6 +155,8 @@ impl Swarm {
     /// Draws the configuration of a run.
     #[must_use]
     pub fn draw(profile: Profile, chance: &mut Chance) -> Swarm {
+        // A stream of its own, so that it changes no other draw.
+        let special = Chance::new(chance.clone().bits() ^ 0x7370_6563);
         let tick_ms = i64::try_from(chance.one_of([200, 500, 1000, 2000])).unwrap_or(1000);
         let server = ServerHabits {
             tick_ms,
@@ -175,9 +199,11 @@ impl Swarm {
             weather,
             faults: Vec::new(),
             chaos,
+            special: Special::NONE,
         };
         swarm.draw_clients(profile, chance);
         swarm.draw_faults(profile, chance);
+        swarm.draw_special(profile, special);
         swarm
     }
 
@@ -229,7 +255,7 @@ impl Swarm {
             self.weather = Weather::CALM;
             return;
         }
-        for kind in FaultKind::ALL {
+        for kind in FaultKind::ALL.into_iter().filter(|kind| !kind.is_special()) {
             let wanted = match profile {
                 Profile::Storage if kind.is_of_disks() => 0.9,
                 _ => 0.5,

@@ -26,6 +26,8 @@ pub(super) struct Reigns {
     /// Who leads, as far as its own steps show.
     leaders: BTreeMap<usize, Nanos>,
     committed: Zxid,
+    /// Who serves, as far as its own steps show.
+    serving: BTreeSet<usize>,
     /// What was durable on a disk that was emptied, and its current epoch.
     lost: BTreeMap<usize, Zxid>,
     lost_epochs: BTreeMap<usize, i64>,
@@ -202,6 +204,14 @@ impl Observer {
 
     /// A server has become something else.
     pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
+        let serves = role.1;
+        let served =
+            if serves { !self.reigns.serving.insert(server) } else { self.reigns.serving.remove(&server) };
+        if self.is_calm {
+            self.check(21, serves || !served, || {
+                format!("server {server} stops serving and becomes {role:?}, with nothing wrong")
+            });
+        }
         let leads = role.0 == Role::Leading && role.1;
         if leads {
             // Nobody knows what its predecessor heard last: every session has its whole timeout from here on.
@@ -226,6 +236,12 @@ impl Observer {
         }
     }
 
+    /// A server is gone for now, and leads no more.
+    pub(super) fn down(&mut self, server: usize) {
+        self.reigns.serving.remove(&server);
+        self.reigns.leaders.remove(&server);
+    }
+
     pub(super) fn leads(&self, server: usize) -> bool {
         self.standalone || self.reigns.leaders.contains_key(&server)
     }
@@ -235,6 +251,7 @@ impl Observer {
     }
 
     pub(super) fn touched(&mut self, server: usize, session: SessionId, now: Nanos) {
+        self.heard_of(session, now);
         let heard = self.heard.entry((session, server)).or_default();
         if heard.0 < now {
             heard.1 = heard.0;
