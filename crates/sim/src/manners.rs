@@ -65,7 +65,7 @@ pub struct Manners {
     pub backs_off: bool,
     /// Hostile: what should be votes makes no sense.
     pub babbles: bool,
-    /// Hostile: an observer acknowledges what it is told of.
+    /// Hostile: an observer acknowledges what it is told of, and what is still to come.
     pub acks_informs: bool,
 }
 
@@ -194,7 +194,8 @@ impl Dialogue {
             PeerPacket::Proposal { zxid, .. } if !self.has_new_leader => self.range.push(*zxid),
             PeerPacket::NewLeader { .. } => self.has_new_leader = true,
             PeerPacket::Inform { zxid, .. } if manners.acks_informs && self.level > 0 => {
-                return Came::PassesAnd(PeerPacket::Ack { zxid: *zxid });
+                // And what it has not been told of yet.
+                return Came::PassesAnd(PeerPacket::Ack { zxid: Zxid(zxid.0 + 8) });
             }
             PeerPacket::Request(ForwardedRequest { op, .. })
                 if manners.syncs_alone && *op == OpCode::Sync.number() =>

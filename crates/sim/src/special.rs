@@ -15,11 +15,13 @@ pub struct Special {
     pub manners: Vec<Manners>,
     /// Below this the counter of an epoch stays.
     pub counter_max: u32,
+    /// Whether the last server's clock, whose number is the highest, is as slow as clocks are, and all others as fast.
+    pub last_is_slow: bool,
 }
 
 impl Special {
     /// Nothing special.
-    pub const NONE: Special = Special { manners: Vec::new(), counter_max: u32::MAX };
+    pub const NONE: Special = Special { manners: Vec::new(), counter_max: u32::MAX, last_is_slow: false };
 
     /// Whether it is nothing special.
     #[must_use]
@@ -92,14 +94,15 @@ impl Swarm {
     fn depose(&mut self, chance: &mut Chance) {
         self.voters = 3;
         self.servers = 3;
-        self.skewed_clocks = true;
+        // Whoever leads first takes longest to notice that nobody follows.
+        self.special.last_is_slow = true;
         self.server.tick_ms = i64::try_from(chance.one_of([1000, 2000])).unwrap_or(1000);
         let others = chance.happens(0.3);
         self.faults.retain(|_| others);
-        self.faults.push((FaultKind::LeaderCutOff, chance.within(15..40) * SECOND));
+        self.faults.push((FaultKind::LeaderCutOff, chance.within(12..25) * SECOND));
         let habits = Habits {
             timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
-            pause: SECOND / 5,
+            pause: SECOND / 10,
             pipeline: 4,
             users: Vec::new(),
             restless: 0,

@@ -203,6 +203,12 @@ impl Swarm {
         };
         swarm.draw_clients(profile, chance);
         swarm.draw_faults(profile, chance);
+        // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
+        if profile == Profile::Rejoin
+            && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
+        {
+            swarm.server.keep = 1;
+        }
         swarm.draw_special(profile, special);
         swarm
     }

@@ -143,10 +143,16 @@ impl World {
             counts: Counts::default(),
         };
         stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
+        stage.observer.counter_max = swarm.special.counter_max;
         stage.observer.is_calm = swarm.faults.is_empty() && swarm.special.is_none();
         let ensemble = swarm.ensemble().map(Arc::new);
         let servers = (0..swarm.servers).map(|index| {
             let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
+            let rate = match swarm.special.last_is_slow {
+                true if index + 1 == swarm.servers => 0.9,
+                true => 1.1,
+                false => rate,
+            };
             let clock = Clock { rate, wall_offset_ms: 0 };
             let mut server = Server::new(index, swarm.server, ensemble.clone(), clock, chance.fork());
             server.counter_max = swarm.special.counter_max;

@@ -26,6 +26,8 @@ pub(super) struct Reigns {
     /// Who leads, as far as its own steps show.
     leaders: BTreeMap<usize, Nanos>,
     committed: Zxid,
+    /// The epoch that each server is in, as far as its own steps show.
+    roles: BTreeMap<usize, i64>,
     /// Who serves, as far as its own steps show.
     serving: BTreeSet<usize>,
     /// What was durable on a disk that was emptied, and its current epoch.
@@ -192,10 +194,12 @@ impl Observer {
 
     /// A server's disk was emptied: nothing on it is promised any more.
     pub fn emptied(&mut self, server: usize) {
-        let lost = self.durable_last(server);
-        self.reigns.lost.insert(server, lost);
+        let last = self.durable_last(server);
+        let lost = self.reigns.lost.entry(server).or_default();
+        *lost = last.max(*lost);
         if let Some((_, current)) = self.reigns.epochs.remove(&server) {
-            self.reigns.lost_epochs.insert(server, current);
+            let lost = self.reigns.lost_epochs.entry(server).or_default();
+            *lost = current.max(*lost);
         }
         if let Some(log) = self.logs.get_mut(server) {
             log.forget();
@@ -204,6 +208,7 @@ impl Observer {
 
     /// A server has become something else.
     pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
+        self.reigns.roles.insert(server, role.2.0);
         let serves = role.1;
         let served =
             if serves { !self.reigns.serving.insert(server) } else { self.reigns.serving.remove(&server) };
@@ -234,6 +239,12 @@ impl Observer {
             // A request that is passed on is no sign of life by itself, in ZooKeeper neither: the next ping is.
             _ => {}
         }
+    }
+
+    /// In which epoch a server is, as far as its own steps show; one of its own is in every one.
+    #[must_use]
+    pub fn epoch_of(&self, server: usize) -> i64 {
+        if self.standalone { i64::MAX } else { self.reigns.roles.get(&server).copied().unwrap_or(0) }
     }
 
     /// A server is gone for now, and leads no more.

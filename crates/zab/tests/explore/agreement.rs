@@ -43,6 +43,9 @@ pub(crate) struct Agreements {
     pub(crate) snapshots: bool,
     /// Who votes at the start, and after a reconfiguration that a leader may propose once.
     pub(crate) change: Option<(&'static [usize], &'static [usize])>,
+    /// The first two servers vote, and an oracle lets one of them go on alone; how often it may choose anew. It is one
+    /// that knows what it does, and forbids the other one first.
+    pub(crate) choices: Option<u8>,
 }
 
 const VOTERS: usize = 3;
@@ -56,6 +59,8 @@ pub(crate) enum Step {
     Deliver(LinkId, bool),
     Persist(usize),
     Propose(usize),
+    /// The oracle lets this server go on alone from now on, and no other one.
+    Choose(usize),
     Reconfigure(usize),
     Resign(usize),
     Crash(usize),
@@ -70,6 +75,7 @@ struct Left {
     crashes: u8,
     resigns: u8,
     reconfigs: u8,
+    choices: u8,
 }
 
 /// A transaction: no two have the same payload.
@@ -81,6 +87,8 @@ pub(crate) struct World {
     links: BTreeMap<LinkId, Rc<Link>>,
     next_link: u64,
     left: Left,
+    /// Whom the oracle lets go on alone.
+    chosen: Option<usize>,
     seen: Rc<Seen>,
 }
 
@@ -242,7 +250,8 @@ fn config(voters: &[usize], version: Zxid) -> Arc<EnsembleConfig> {
 
 impl Agreements {
     fn config_at_start(&self) -> Arc<EnsembleConfig> {
-        config(self.change.map_or(&[0, 1, 2], |(before, _)| before), Zxid::ZERO)
+        let usual: &[usize] = if self.choices.is_some() { &[0, 1] } else { &[0, 1, 2] };
+        config(self.change.map_or(usual, |(before, _)| before), Zxid::ZERO)
     }
 
     fn boot(&self, world: &mut World, server: usize) -> Result<(), String> {
@@ -270,6 +279,9 @@ impl Agreements {
             may_read_log: true,
             seed: 1,
         });
+        if self.choices.is_some() {
+            agreement.oracle(0, world.chosen == Some(server));
+        }
         agreement.start(0);
         one.agreement = Some(agreement);
         one.state = one.disk.txns.clone();
@@ -292,9 +304,18 @@ impl Agreements {
 
     /// Does what a server asks for.
     fn act(&self, world: &mut World, server: usize) -> Result<(), String> {
+        let mut streams = VecDeque::new();
         loop {
             let one = Rc::make_mut(&mut world.servers[server]);
-            let Some(action) = one.agreement.as_mut().and_then(Agreement::next_action) else { return Ok(()) };
+            let Some(action) = one.agreement.as_mut().and_then(Agreement::next_action) else {
+                // A snapshot begins once there is nothing else to do.
+                let Some(link) = streams.pop_front() else { return Ok(()) };
+                let (zxid, state) = (one.state_zxid, one.state.clone());
+                send(world, server, link, Item::Packet(PeerPacket::Snap { zxid }));
+                send(world, server, link, Item::State(state));
+                self.tell(world, server, |agreement| agreement.snapshot_begins(link, zxid))?;
+                continue;
+            };
             match action {
                 Action::Notify(_, notification) if notification.state == ServerState::Looking => {
                     one.vote = Some(notification);
@@ -323,12 +344,7 @@ impl Agreements {
                     let (last, recent) = (one.disk.last(), one.disk.log());
                     self.tell(world, server, |agreement| agreement.reloaded(0, task, last, recent))?;
                 }
-                Action::StreamSnapshot(link) => {
-                    let (zxid, state) = (one.state_zxid, one.state.clone());
-                    send(world, server, link, Item::Packet(PeerPacket::Snap { zxid }));
-                    send(world, server, link, Item::State(state));
-                    self.tell(world, server, |agreement| agreement.snapshot_begins(link, zxid))?;
-                }
+                Action::StreamSnapshot(link) => streams.push_back(link),
                 // A server that kept what has come of it would have nothing.
                 Action::LoadSnapshot(zxid) => (one.state_zxid, one.state) = (zxid, Vec::new()),
                 Action::InstallSnapshot(zxid) => one.installing = Some((zxid, one.state.clone())),
@@ -417,6 +433,9 @@ impl Agreements {
             }
         }
         let holds = |server: &usize| is_prefix(agreed, &world.servers[*server].disk.txns);
+        if world.chosen.as_ref().is_some_and(holds) {
+            return Ok(());
+        }
         let holders: BTreeSet<ServerId> = (0..VOTERS).filter(holds).map(id).collect();
         match rules.iter().find(|rule| !Quorums::new(rule, None).are_met(&holders, Oracle::Absent)) {
             None => Ok(()),
@@ -568,6 +587,26 @@ impl Agreements {
         self.tell(world, server, |agreement| agreement.propose(Proposal { zxid, payload }, change))
     }
 
+    /// Whether an oracle that knows what it does may choose this server: it lacks nothing that is agreed, and was
+    /// together with the other one in the newest epoch, or both have led alone when they meet; and the other one does not
+    /// lead, nor is about to.
+    fn may_choose(&self, world: &World, server: usize) -> bool {
+        let [one, other] = [server, 1 - server].map(|server| &world.servers[server].disk);
+        world.chosen != Some(server)
+            && is_prefix(&world.seen.agreed, &one.txns)
+            && one.current >= other.current
+            && self.state_of(world, 1 - server) != Some(ServerState::Leading)
+            && world.servers[1 - server].work.is_empty()
+    }
+
+    fn choose(&self, world: &mut World, server: usize) -> Result<(), String> {
+        let other = 1 - server;
+        world.chosen = None;
+        self.tell(world, other, |agreement| agreement.oracle(0, false))?;
+        world.chosen = Some(server);
+        self.tell(world, server, |agreement| agreement.oracle(0, true))
+    }
+
     fn crash(&self, world: &mut World, server: usize) {
         let one = Rc::make_mut(&mut world.servers[server]);
         let disk = one.disk.clone();
@@ -606,11 +645,14 @@ pub(crate) fn votes_for(world: &World, server: usize, leader: usize) -> Vec<(Ser
         let (zxid, peer_epoch) = (Zxid(i64::MAX), Epoch(99));
         (id(other), Notification { state, leader: id(leader), zxid, peer_epoch, ..mine.clone() })
     };
+    // Without the word of an oracle the others are enough.
+    let alone = world.chosen.filter(|chosen| *chosen == server && leader == server);
+    let myself = alone.map(|server| says(server, ServerState::Looking)).into_iter();
     let its_own = |state| (leader != server).then(|| says(leader, state));
     let others = (0..VOTERS).filter(|other| *other != server && *other != leader);
     let following = others.map(|other| says(other, ServerState::Following));
     let looking = its_own(ServerState::Looking).into_iter();
-    looking.chain(following).chain(its_own(ServerState::Leading)).collect()
+    myself.chain(looking).chain(following).chain(its_own(ServerState::Leading)).collect()
 }
 
 fn send(world: &mut World, from: usize, link: LinkId, item: Item) {
@@ -672,7 +714,16 @@ impl Model for Agreements {
             servers: servers.collect(),
             links: BTreeMap::new(),
             next_link: 0,
-            left: Left { leads, follows, txns, crashes, resigns, reconfigs: self.change.is_some().into() },
+            left: Left {
+                leads,
+                follows,
+                txns,
+                crashes,
+                resigns,
+                reconfigs: self.change.is_some().into(),
+                choices: self.choices.unwrap_or(0),
+            },
+            chosen: None,
             seen: Rc::default(),
         };
         // What a quorum of disks holds at the start may be agreed.
@@ -723,6 +774,9 @@ impl Model for Agreements {
             if state != ServerState::Looking && (world.left.resigns > 0 || is_in_vain) {
                 steps.push(Step::Resign(server));
             }
+            if world.left.choices > 0 && self.may_choose(world, server) {
+                steps.push(Step::Choose(server));
+            }
             if world.left.crashes > 0 {
                 steps.push(Step::Crash(server));
             }
@@ -754,6 +808,10 @@ impl Model for Agreements {
                 let result = self.propose(world, server, None);
                 world.left.txns -= 1;
                 result
+            }
+            Step::Choose(server) => {
+                world.left.choices -= 1;
+                self.choose(world, server)
             }
             Step::Reconfigure(server) => {
                 world.left.reconfigs -= 1;
