@@ -59,6 +59,8 @@ pub struct Rules {
     pub extended_types: bool,
     /// Whether a read must show every write that was answered before it was asked: so it is with one server.
     pub reads_are_fresh: bool,
+    /// Whether a leader may answer a `sync` when somebody else leads already, as ZooKeeper's do.
+    pub syncs_may_be_stale: bool,
 }
 
 struct Replay<'h> {
@@ -257,7 +259,8 @@ impl Replay<'_> {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
         }
-        if call.stale && refused.is_none() {
+        // A later leader does not know of a move that one has granted who led no more, in ZooKeeper neither.
+        if call.stale.is_some_and(|epoch| zxid.epoch().0 <= epoch) && refused.is_none() {
             let what = format!("{zxid} was asked on a connection that {} had left", header.session);
             return Err(violation(15, what));
         }
@@ -344,9 +347,7 @@ impl Replay<'_> {
         for index in self.writes.values().filter(|index| !self.done.contains(index)) {
             let Some(call) = self.history.calls.get(*index) else { continue };
             let Some(told) = call.told() else { continue };
-            // Refused before it got a place.
-            let refusals = [ErrorCode::MARSHALLINGERROR, ErrorCode::UNIMPLEMENTED];
-            if !refusals.contains(&told.err) {
+            if !was_refused_unplaced(call, told) {
                 let what = format!(
                     "client {} was told {:?} at {} for {:?}, which is not in the order",
                     call.client,
@@ -461,7 +462,9 @@ fn check_real_time(history: &History, rules: &Rules) -> Result<(), Violation> {
             let what = format!("{} was asked for after {newest} had been answered", told.zxid);
             return Err(violation(9, what));
         }
-        if (call.op == OpCode::Sync || rules.reads_are_fresh) && told.zxid < newest {
+        if (call.op == OpCode::Sync && !rules.syncs_may_be_stale || rules.reads_are_fresh)
+            && told.zxid < newest
+        {
             let what = format!("{:?} shows {} after {newest} had been answered", call.op, told.zxid);
             return Err(violation(27, what));
         }
@@ -469,6 +472,7 @@ fn check_real_time(history: &History, rules: &Rules) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Whether a write was refused before it got a place: it makes no sense, or the epoch of its leader holds no more.
 fn was_refused_unplaced(_call: &Call, told: &Told) -> bool {
-    [ErrorCode::MARSHALLINGERROR, ErrorCode::UNIMPLEMENTED].contains(&told.err)
+    [ErrorCode::MARSHALLINGERROR, ErrorCode::UNIMPLEMENTED, ErrorCode::CONNECTIONLOSS].contains(&told.err)
 }

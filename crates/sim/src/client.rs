@@ -338,7 +338,7 @@ impl Client {
             identities: self.identities.clone(),
             invoked: stage.queue.now(),
             server: self.server,
-            stale: true,
+            stale: Some(stage.observer.epoch_of(self.server)),
             result: Outcome::Unknown,
         };
         stage.history.ask(call);
@@ -575,7 +575,7 @@ impl Client {
             identities: self.identities.clone(),
             invoked: now,
             server: self.server,
-            stale: false,
+            stale: None,
             result: Outcome::Waiting,
         };
         let index = stage.history.ask(call);

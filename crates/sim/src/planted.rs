@@ -55,6 +55,14 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::JointQuorumSkipped, Profile::Reconfig, 50),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),
     grade(Fault::WipedVotes, Profile::Election, 500),
+    grade(Fault::SyncWithoutQuorum, Profile::Deposed, 100),
+    grade(Fault::LearnerAddedLate, Profile::Ensemble, 50),
+    grade(Fault::OldRoundCounted, Profile::Election, 300),
+    grade(Fault::NotificationErrorEnds, Profile::Hostile, 50),
+    grade(Fault::ObserverCounted, Profile::Hostile, 100),
+    grade(Fault::OldTimerSurvives, Profile::CalmEnsemble, 20),
+    grade(Fault::CounterOverflows, Profile::Rollover, 20),
+    grade(Fault::HashWithoutSessions, Profile::Calm, 1),
 ];
 
 impl Grade {

@@ -13,6 +13,7 @@ use crate::faults::FaultKind;
 use crate::network::Weather;
 use crate::process::{Server, ServerHabits};
 use crate::queue::{MS, Nanos, SECOND};
+use crate::special::{self, Special};
 use crate::workload::Kind;
 
 /// What runs of a campaign have in common.
@@ -38,6 +39,16 @@ pub enum Profile {
     Rejoin,
     /// An ensemble whose members change.
     Reconfig,
+    /// An ensemble whose leaders lose their quorum and keep their clients.
+    Deposed,
+    /// An ensemble whose epochs hold few transactions.
+    Rollover,
+    /// An ensemble of which some members are hostile.
+    Hostile,
+    /// An ensemble of which some members are not ours.
+    MixedVersion,
+    /// An ensemble whose disks lie.
+    Damage,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose members change.
@@ -48,7 +59,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 13] = [
+    pub const ALL: [(&'static str, Profile); 18] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -59,6 +70,11 @@ impl Profile {
         ("election", Profile::Election),
         ("rejoin", Profile::Rejoin),
         ("reconfig", Profile::Reconfig),
+        ("deposed", Profile::Deposed),
+        ("rollover", Profile::Rollover),
+        ("hostile", Profile::Hostile),
+        ("mixed-version", Profile::MixedVersion),
+        ("damage", Profile::Damage),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-reconfig", Profile::CalmReconfig),
         ("mixed", Profile::Mixed),
@@ -68,6 +84,9 @@ impl Profile {
     #[must_use]
     pub fn of(self, seed: u64) -> Profile {
         match (self, seed % 10) {
+            (Profile::Mixed, digit) if special::of(seed).is_some() && digit < 5 => {
+                special::of(seed).unwrap_or(self)
+            }
             (Profile::Mixed, 0) => Profile::Ensemble,
             (Profile::Mixed, 1) => Profile::Reconfig,
             (Profile::Mixed, 2 | 3) => Profile::Election,
@@ -86,6 +105,7 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
+            || self.is_special()
     }
 
     fn is_calm(self) -> bool {
@@ -121,6 +141,8 @@ pub struct Swarm {
     pub faults: Vec<(FaultKind, Nanos)>,
     /// How long there are faults.
     pub chaos: Nanos,
+    /// What only special kinds of run have.
+    pub special: Special,
 }
 
 impl Swarm {
@@ -156,6 +178,8 @@ impl Swarm {
     pub fn draw(profile: Profile, chance: &mut Chance) -> Swarm {
         // A stream of its own for what not every kind of run has, so that it changes no other draw.
         let mut extra = Chance::new(chance.clone().bits() ^ 0x65_78_74_72_61);
+        // A stream of its own, so that it changes no other draw.
+        let special = Chance::new(chance.clone().bits() ^ 0x7370_6563);
         let tick_ms = i64::try_from(chance.one_of([200, 500, 1000, 2000])).unwrap_or(1000);
         let server = ServerHabits {
             tick_ms,
@@ -200,6 +224,7 @@ impl Swarm {
             weather,
             faults: Vec::new(),
             chaos,
+            special: Special::NONE,
         };
         swarm.draw_clients(profile, chance);
         swarm.draw_faults(profile, chance);
@@ -212,6 +237,7 @@ impl Swarm {
         if profile.is_of_change() {
             swarm.draw_changes(&mut extra);
         }
+        swarm.draw_special(profile, special);
         swarm
     }
 
@@ -291,7 +317,7 @@ impl Swarm {
             self.weather = Weather::CALM;
             return;
         }
-        for kind in FaultKind::ALL {
+        for kind in FaultKind::ALL.into_iter().filter(|kind| !kind.is_special()) {
             let wanted = match profile {
                 Profile::Storage if kind.is_of_disks() => 0.9,
                 _ => 0.5,

@@ -73,3 +73,39 @@ impl Observer {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oxkeeper_proto::{Epoch, Zxid};
+
+    use super::*;
+
+    fn says(observer: &mut Observer, server: usize, state: ServerState, leader: i64, round: i64) {
+        let said = Notification {
+            state,
+            leader: ServerId(leader),
+            zxid: Zxid::ZERO,
+            round: Round(round),
+            peer_epoch: Epoch(0),
+            version: 2,
+            config: None,
+        };
+        observer.notified(server, &said);
+    }
+
+    #[test]
+    fn who_acts_upon_a_vote_needs_a_quorum_of_its_round_or_of_those_who_have_that_leader() {
+        let mut observer = Observer::of_voters(5);
+        says(&mut observer, 0, ServerState::Looking, 1, 1);
+        says(&mut observer, 1, ServerState::Looking, 1, 1);
+        says(&mut observer, 2, ServerState::Looking, 1, 1);
+        says(&mut observer, 0, ServerState::Leading, 1, 1);
+        says(&mut observer, 1, ServerState::Following, 1, 1);
+        says(&mut observer, 2, ServerState::Following, 1, 1);
+        says(&mut observer, 3, ServerState::Following, 1, 9);
+        assert_eq!(observer.violation, None);
+        says(&mut observer, 4, ServerState::Looking, 5, 2);
+        says(&mut observer, 4, ServerState::Leading, 5, 2);
+        assert!(observer.violation.is_some_and(|violation| violation.invariant == 1));
+    }
+}
