@@ -111,8 +111,8 @@ const CALM: Agreements = Agreements {
     resigns: 0,
     snapshots: false,
     change: None,
-    choices: None,
     hand_overs: 0,
+    choices: None,
 };
 
 const EMPTY: Start = Start { txns: 0, epoch: 0 };

@@ -482,8 +482,8 @@ const WORLD: Agreements = Agreements {
     resigns: 1,
     snapshots: false,
     change: None,
-    choices: None,
     hand_overs: 0,
+    choices: None,
 };
 
 fn starts(all: &[(u32, i64)]) -> Vec<Start> {

@@ -51,11 +51,11 @@ pub(crate) struct Agreements {
     pub(crate) snapshots: bool,
     /// Who votes at the start, and after a reconfiguration that a leader may propose once.
     pub(crate) change: Option<(&'static [usize], &'static [usize])>,
+    /// How often a leader hands over to another server, in step or not.
+    pub(crate) hand_overs: u8,
     /// The first two servers vote, and an oracle lets one of them go on alone; how often it may choose anew. It is one
     /// that knows what it does, and forbids the other one first.
     pub(crate) choices: Option<u8>,
-    /// How often a leader hands over to another server, in step or not.
-    pub(crate) hand_overs: u8,
 }
 
 const VOTERS: usize = 3;
@@ -86,8 +86,8 @@ struct Left {
     crashes: u8,
     resigns: u8,
     reconfigs: u8,
-    choices: u8,
     hand_overs: u8,
+    choices: u8,
 }
 
 /// A transaction: no two have the same payload.
@@ -643,21 +643,12 @@ impl Model for Agreements {
             })
         });
         let Agreements { leads, follows, txns, crashes, resigns, hand_overs, .. } = *self;
-        let reconfigs = self.change.is_some().into();
+        let (reconfigs, choices) = (self.change.is_some().into(), self.choices.unwrap_or(0));
         let mut world = World {
             servers: servers.collect(),
             links: BTreeMap::new(),
             next_link: 0,
-            left: Left {
-                leads,
-                follows,
-                txns,
-                crashes,
-                resigns,
-                reconfigs,
-                hand_overs,
-                choices: self.choices.unwrap_or(0),
-            },
+            left: Left { leads, follows, txns, crashes, resigns, reconfigs, hand_overs, choices },
             chosen: None,
             seen: Rc::default(),
         };
