@@ -308,6 +308,7 @@ impl Node {
     fn begin_to_serve(&mut self, epoch: oxkeeper_proto::Epoch, duty: Duty) {
         let now_ms = millis(self.now.mono);
         self.tree.set_last_zxid(self.tree.last_zxid().max(epoch.start()));
+        self.refresh_config();
         self.expiry = Expiry::new(self.settings.tick_ms, self.settings.seed ^ 1);
         for (session, timeout_ms) in self.tree.sessions() {
             let timeout_ms = i64::from(timeout_ms);
@@ -368,10 +369,14 @@ impl Node {
         }
     }
 
-    /// Keeps `/zookeeper/config` equal to the configuration in force. No transaction does that where none brought it.
+    /// Keeps `/zookeeper/config` equal to the configuration in force, where no transaction brought it. What lies behind a
+    /// configuration's version knows nothing of it yet: a reconfiguration that is being applied shows when it is.
     pub(crate) fn refresh_config(&mut self) {
         let Order::Ensemble(member) = &self.order else { return };
         let config = Arc::clone(member.agreement.committed());
+        if config.version > self.tree.last_zxid() {
+            return;
+        }
         let text = config.to_string();
         let is_new = self.tree.find(path::CONFIG).is_none_or(|node| node.data() != Some(text.as_bytes()));
         if is_new {

@@ -198,3 +198,41 @@ fn nothing_is_agreed_without_the_new_voters_while_a_reconfiguration_is_on_its_wa
     e.settle();
     e.assert_level();
 }
+
+/// What was offered behind a reconfiguration needs no old voters any more once that is agreed: they may be gone.
+#[test]
+fn what_was_offered_behind_a_reconfiguration_is_agreed_without_the_voters_that_it_removed() {
+    let mut e = Ensemble::with(3, 0, 7, with_super);
+    e.settle();
+    for id in [4, 5] {
+        let new = e.add_host();
+        e.start_with(new, config(&[1, 2, 3, id], &[]));
+        e.until("the new server follows", |e| e.status(new).is_some_and(|status| status.serving));
+    }
+    assert_eq!(e.leader(), Some(2));
+    let at = administrator(&mut e, 2);
+    let new: Vec<String> = [3, 4, 5].into_iter().map(|id| line(id, "participant")).collect();
+    let new = new.into_iter().chain([1, 2].into_iter().map(|id| line(id, "observer")));
+    let whole = Request::Reconfig(Reconfig {
+        joining: None,
+        leaving: None,
+        new_members: Some(new.collect::<Vec<String>>().join(",").into()),
+        from_config: -1,
+    });
+    (e.hosts[0].lazy, e.hosts[1].lazy) = (true, true);
+    e.send(at, 1, &whole);
+    e.send(at, 2, &create("/a"));
+    e.run(50);
+    assert_eq!(e.seen(at), [], "no old quorum has it");
+    // One of them has the configuration and the reconfiguration on its disk, and not what stands behind.
+    assert!(e.work(0) && e.work(0));
+    e.run(50);
+    (e.hosts[0].lazy, e.hosts[1].lazy) = (false, false);
+    while e.work(0) || e.work(1) {}
+    e.until("those who were removed observe", |e| {
+        e.status(0).is_some_and(|status| status.serving && status.role == Role::Observing)
+    });
+    assert_eq!(e.seen(at).len(), 2);
+    e.settle();
+    e.assert_level();
+}

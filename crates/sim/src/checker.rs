@@ -4,7 +4,8 @@
 //! The witness is issued by the system under test; [`search`](crate::search) looks at some of the same histories
 //! without it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::iter::Peekable;
 
 use bytes::Bytes;
 use oxkeeper_proto::{
@@ -15,6 +16,11 @@ use crate::history::{Call, History, Told};
 use crate::model::{Change, Model, Writer};
 use crate::observer::Violation;
 use crate::queue::Nanos;
+use crate::roster::Roster;
+
+mod members;
+
+use members::Reconfigured;
 
 /// What the replay learned, for the check of the watches.
 #[derive(Debug, Default)]
@@ -25,6 +31,8 @@ pub struct Replayed {
     pub restored: BTreeMap<usize, Restored>,
     /// Sessions that ended although nobody asked, and at which transaction.
     pub expired: Vec<(i64, Zxid)>,
+    /// Who belongs to the ensemble in the end.
+    pub roster: Option<Roster>,
     /// Replies that were compared.
     pub compared: u64,
 }
@@ -43,6 +51,10 @@ pub struct Restored {
 pub struct Rules {
     /// The text of the ensemble's configuration; empty where there is none.
     pub config: String,
+    /// Whether the ensemble's members may change.
+    pub reconfig: bool,
+    /// The configurations that epochs began with, by the epoch's start.
+    pub begun_with: BTreeMap<Zxid, Roster>,
     /// Whether znodes may have a time to live.
     pub extended_types: bool,
     /// Whether a read must show every write that was answered before it was asked: so it is with one server.
@@ -53,6 +65,10 @@ pub struct Rules {
 
 struct Replay<'h> {
     history: &'h History,
+    /// Configurations of epochs that have not begun yet.
+    begin_with: Peekable<btree_map::Iter<'h, Zxid, Roster>>,
+    /// The newest reconfiguration so far.
+    reconfigured: Option<Reconfigured>,
     model: Model,
     /// Writes by session and xid.
     writes: BTreeMap<(i64, i32), usize>,
@@ -75,7 +91,9 @@ pub fn verify(
 ) -> Result<Replayed, Violation> {
     let mut replay = Replay {
         history,
-        model: Model::of(rules.extended_types, &rules.config),
+        begin_with: rules.begun_with.iter().peekable(),
+        reconfigured: None,
+        model: Model::of(rules.extended_types, &rules.config, rules.reconfig),
         writes: BTreeMap::new(),
         done: BTreeSet::new(),
         out: Replayed::default(),
@@ -97,6 +115,7 @@ pub fn verify(
         }
         check_order(before, *zxid)?;
         before = *zxid;
+        replay.begin_epochs(*zxid)?;
         replay.apply(*zxid, payload)?;
     }
     for (at, index) in reads {
@@ -106,8 +125,10 @@ pub fn verify(
         }
         replay.read(index)?;
     }
+    replay.begin_epochs(Zxid(i64::MAX))?;
     replay.check_lost_writes()?;
     check_real_time(history, rules)?;
+    replay.out.roster = replay.model.roster().cloned();
     Ok(replay.out)
 }
 
@@ -231,6 +252,9 @@ impl Replay<'_> {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::MARSHALLINGERROR));
         }
+        if let (Request::Reconfig(wanted), false) = (&request, refused == Some(ErrorCode::SESSIONMOVED)) {
+            return self.reconfigure(writer, (index, call), wanted, txn);
+        }
         if refused == Some(ErrorCode::SESSIONMOVED) {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
@@ -298,6 +322,7 @@ impl Replay<'_> {
         let Some(call) = self.history.calls.get(index) else { return Ok(()) };
         let Some(told) = call.told() else { return Ok(()) };
         let Some(request) = call.request() else { return Ok(()) };
+        self.begin_epochs(told.zxid)?;
         match &request {
             // The check of the watches looks at these.
             Request::AddWatch { .. } | Request::CheckWatches { .. } | Request::RemoveWatches { .. } => {

@@ -33,7 +33,9 @@ pub enum ClientEvent {
 }
 
 /// The accounts that clients may prove to be.
-pub const USERS: [&str; 3] = ["ann:one", "bob:two", "cid:three"];
+pub const USERS: [&str; 4] = ["ann:one", "bob:two", "cid:three", "super:secret"];
+/// Which of them may do everything, where servers know one who may.
+pub const SUPER: usize = 3;
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -403,6 +405,9 @@ impl Client {
             self.ask_as(stage, Xid::AUTH.0, &auth);
             let mut identities = (*self.identities).clone();
             let id = digest_id(name.as_bytes(), DigestAlgorithm::Sha1);
+            if user == SUPER {
+                identities.push(Identity { scheme: "super".into(), id: String::new() });
+            }
             identities.push(Identity { scheme: "digest".into(), id });
             self.identities = Rc::new(identities);
         }

@@ -74,9 +74,9 @@ fn has_leader(world: &World) -> bool {
 fn is_well(world: &World) -> bool {
     let now = world.stage.queue.now();
     // One who still leads in an old epoch does not know yet that he leads no more.
-    let epochs: BTreeSet<i64> = world.servers.iter().filter_map(|server| Some(server.role()?.2.0)).collect();
+    let epochs: BTreeSet<i64> = world.members().filter_map(|server| Some(server.role()?.2.0)).collect();
     epochs.len() <= 1
-        && world.servers.iter().all(|server| server.serves(now))
+        && world.members().all(|server| server.serves(now))
         && world.clients.iter().all(crate::client::Client::is_settled)
 }
 

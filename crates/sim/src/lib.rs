@@ -8,6 +8,7 @@
 //! Start with [`run()`]: chaos, healing, convergence, audit. [`swarm`] draws what a run is like, [`faults`] what goes
 //! wrong, [`observer`] holds the invariants that are checked as the run goes, [`checker`] those of the whole history.
 
+pub mod admin;
 pub mod boot;
 pub mod chance;
 pub mod checker;
@@ -27,6 +28,7 @@ pub mod observer;
 pub mod planted;
 pub mod process;
 pub mod queue;
+pub mod roster;
 pub mod run;
 pub mod search;
 pub mod special;

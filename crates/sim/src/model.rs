@@ -5,9 +5,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use oxkeeper_proto::{
-    Acl, AclList, Create, CreateMode, ErrorCode, Names, OpCode, OpResult, Reply, Request, Stat, Zxid,
+    Acl, AclList, Create, CreateMode, ErrorCode, Names, OpCode, OpResult, Reconfig, Reply, Request, Stat,
+    Zxid,
 };
 use oxkeeper_tree::Identity;
+
+use crate::roster::Roster;
 
 /// One entry of an access control list: permissions, scheme, id.
 pub type Entry = (i32, String, String);
@@ -79,11 +82,16 @@ pub struct Model {
     pub sessions: BTreeMap<i64, i32>,
     digest: u64,
     extended_types: bool,
+    /// Who belongs to the ensemble; `None` for a server of its own.
+    roster: Option<Roster>,
+    /// Whether that may change.
+    may_change: bool,
     /// What the last write did.
     pub changes: Vec<Change>,
 }
 
-const FIXED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"];
+const CONFIG: &str = "/zookeeper/config";
+const FIXED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", CONFIG];
 const TTL_MAX: i64 = (1 << 40) - 1;
 const CREATED: i32 = 1;
 const DELETED: i32 = 2;
@@ -92,16 +100,27 @@ const CHANGED: i32 = 3;
 impl Model {
     /// The state before the first transaction, of servers whose configuration reads so.
     #[must_use]
-    pub fn of(extended_types: bool, config: &str) -> Model {
-        let mut model = Model::new(extended_types);
-        if config.is_empty() {
-            return model;
+    pub fn of(extended_types: bool, config: &str, may_change: bool) -> Model {
+        let mut model = Model { may_change, ..Model::new(extended_types) };
+        if let Some(roster) = Roster::parse(config).filter(|_| !config.is_empty()) {
+            model.begin_with(roster);
         }
-        model.change("/zookeeper/config", |node| {
-            // Set anew at every start, as no transaction did it.
-            (node.data, node.version) = (Some(config.as_bytes().to_vec()), -1);
-        });
         model
+    }
+
+    /// An epoch begins under a configuration, or the first one is set: no transaction does it, and nobody is told.
+    pub fn begin_with(&mut self, roster: Roster) {
+        self.change(CONFIG, |node| {
+            (node.data, node.version) = (Some(roster.text().into_bytes()), -1);
+            node.mzxid = roster.version;
+        });
+        self.roster = Some(roster);
+    }
+
+    /// Who belongs to the ensemble.
+    #[must_use]
+    pub fn roster(&self) -> Option<&Roster> {
+        self.roster.as_ref()
     }
 
     /// The state before the first transaction.
@@ -112,10 +131,12 @@ impl Model {
             sessions: BTreeMap::new(),
             digest: 0,
             extended_types,
+            roster: None,
+            may_change: false,
             changes: Vec::new(),
         };
         for path in FIXED {
-            let config = path == "/zookeeper/config";
+            let config = path == CONFIG;
             let perms = if config { 1 } else { 31 };
             let node = Znode {
                 data: Some(Vec::new()),
@@ -280,6 +301,37 @@ impl Model {
             }
         }
         Ok(Reply::Multi(results))
+    }
+
+    /// Puts a configuration in force, if that may be done by one who is all of these.
+    ///
+    /// # Errors
+    /// The code that the client is told.
+    pub fn reconfigure(&mut self, writer: Writer<'_>, new: Roster) -> Result<(String, Stat), ErrorCode> {
+        self.changes.clear();
+        may(writer.identities, self.list(CONFIG).unwrap_or_default(), 2)?;
+        let text = new.text();
+        self.begin_with(new);
+        self.change(CONFIG, |node| node.mtime = writer.time);
+        let acl = self.list(CONFIG).map(<[Entry]>::to_vec).unwrap_or_default();
+        self.note(CHANGED, CONFIG, acl);
+        Ok((text, self.stat(CONFIG)))
+    }
+
+    /// Whether a session may ask for other members at all.
+    ///
+    /// # Errors
+    /// The code that the client is told.
+    pub fn may_reconfigure(&self, writer: Writer<'_>) -> Result<(), ErrorCode> {
+        if self.may_change { writer.standing } else { Err(ErrorCode::RECONFIGDISABLED) }
+    }
+
+    /// The configuration that a request makes, rights aside.
+    ///
+    /// # Errors
+    /// The code that the client is told.
+    pub fn reconfigured(&self, writer: Writer<'_>, wanted: &Reconfig<'_>) -> Result<Roster, ErrorCode> {
+        self.roster.as_ref().ok_or(ErrorCode::UNIMPLEMENTED)?.changed(wanted, writer.zxid.0)
     }
 
     fn one<'r>(&mut self, writer: Writer<'_>, request: &'r Request<'r>) -> Result<OpResult<'r>, ErrorCode> {

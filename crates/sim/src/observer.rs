@@ -11,11 +11,13 @@ use oxkeeper_proto::{
 use oxkeeper_storage::SimDisk;
 
 mod lateness;
+mod members;
 mod quorum;
 mod streams;
 mod votes;
 
 use lateness::Lateness;
+use members::Members;
 use quorum::Reigns;
 use streams::Streams;
 use votes::Votes;
@@ -81,8 +83,7 @@ pub struct Observer {
     /// How often each invariant was put to the test.
     pub checked: Checked,
     standalone: bool,
-    /// The servers that vote.
-    voters: Vec<usize>,
+    members: Members,
     reigns: Reigns,
     /// Whether an oracle helps to decide: who makes up a quorum then is judged elsewhere.
     pub oracle: bool,
@@ -98,9 +99,10 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// One who watches so many servers, of which these vote; none does if there is one of its own.
+    /// One who watches so many servers: an ensemble that begins with a configuration, which may change, or else a
+    /// server of its own.
     #[must_use]
-    pub fn new(servers: usize, voters: Vec<usize>) -> Observer {
+    pub fn new(servers: usize, ensemble: Option<&str>, may_change: bool) -> Observer {
         Observer {
             violation: None,
             logs: (0..servers).map(|_| DurableLog::default()).collect(),
@@ -116,8 +118,8 @@ impl Observer {
             expiries: BTreeMap::new(),
             heard: BTreeMap::new(),
             checked: [0; 32],
-            standalone: voters.is_empty(),
-            voters,
+            standalone: ensemble.is_none(),
+            members: Members::of(ensemble, may_change),
             reigns: Reigns::default(),
             oracle: false,
             streams: Streams::default(),
@@ -127,6 +129,14 @@ impl Observer {
             counter_max: u32::MAX,
             is_calm: false,
         }
+    }
+
+    /// One who watches so many voters.
+    #[cfg(test)]
+    pub(crate) fn of_voters(count: usize) -> Observer {
+        let line = |number| format!("server.{number}={}\n", crate::admin::line(number, "participant"));
+        let text: String = (1..=count).map(line).collect();
+        Observer::new(count, Some(&text), false)
     }
 
     /// Notes that something did not hold. Only the first counts: what follows may be its consequence.
@@ -296,7 +306,8 @@ impl Observer {
     /// Every server's log is a part of the one order, as far as that goes.
     pub fn check_logs(&mut self, order: &BTreeMap<Zxid, Bytes>) {
         let last = order.keys().next_back().copied().unwrap_or(Zxid::ZERO);
-        for server in 0..self.logs.len() {
+        // One that belongs to no ensemble any more may not have heard yet what was never agreed.
+        for server in (0..self.logs.len()).filter(|server| self.is_member(*server)).collect::<Vec<usize>>() {
             let strange = self
                 .logs
                 .get(server)

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxkeeper_node::{
-    ConnId, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap, Recovered, Role, Rules,
-    Settings, SnapshotStep,
+    ConnId, DigestAlgorithm, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap,
+    Recovered, Role, Rules, Settings, SnapshotStep, digest_id,
 };
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::{DecodeError, EnsembleConfig, Epoch, ServerId, SessionId, Zxid};
@@ -21,6 +21,7 @@ use oxkeeper_storage::{
 
 use crate::boot::{Booted, boot, read_state};
 use crate::chance::Chance;
+use crate::client::{SUPER, USERS};
 use crate::frames::Frames;
 use crate::manners::Manners;
 use crate::network::{Arrival, Host, LinkId, Port, Side};
@@ -28,6 +29,7 @@ use crate::queue::{MS, Nanos};
 use crate::world::{Event, Stage};
 
 mod conns;
+mod members;
 mod peers;
 #[cfg(test)]
 mod replay;
@@ -59,6 +61,8 @@ pub struct ServerHabits {
     pub force_snapshot: bool,
     /// Bytes of its log that a leader reads for a learner.
     pub log_sync_bytes: u64,
+    /// Whether the members of the ensemble may change.
+    pub reconfig: bool,
 }
 
 /// How a server's clocks run.
@@ -179,7 +183,7 @@ pub struct Server {
     pub manners: Manners,
     /// Below this the counter of an epoch stays.
     pub counter_max: u32,
-    /// Its ensemble, unless it is alone.
+    /// The ensemble as it was told before its first start, unless it is alone.
     ensemble: Option<Arc<EnsembleConfig>>,
     /// Whether its disk was emptied since it last was level with the others.
     pub emptied: bool,
@@ -193,6 +197,11 @@ pub const DATA: &str = "/data";
 
 /// Where a start comes to: the last transaction and the digest.
 pub type Reached = Result<(Zxid, i64), StorageError>;
+
+/// Who may do everything.
+fn super_digest() -> String {
+    digest_id(USERS.get(SUPER).copied().unwrap_or_default().as_bytes(), DigestAlgorithm::Sha1)
+}
 
 /// The zxid in a snapshot's name.
 fn number_of(name: &str) -> Option<i64> {
@@ -305,6 +314,8 @@ impl Server {
             session_timeout_max_ms: i32::try_from(self.habits.tick_ms * 20).unwrap_or(i32::MAX),
             first_session: SessionId(clock | number << 56),
             reap: Reap { interval_ms: 7_000, per_minute_max: 10_000, never_used_ms: 20_000 },
+            super_digest: self.habits.reconfig.then(super_digest),
+            reconfig: self.habits.reconfig,
             ..Settings::standard(seed)
         }
     }
@@ -406,8 +417,15 @@ impl Server {
         let epoch_of_log = booted.tree.last_zxid().epoch();
         let epoch = |file: EpochFile| file.read(&*dirs.disk, &dirs.snapshots);
         let id = Server::id(self.index);
+        let told_to_observe = ensemble.is_observer(id);
+        let (committed, seen) = self.members_on_disk(dirs, ensemble)?;
         let ensemble = EnsembleSettings {
-            observer: ensemble.is_observer(id),
+            observer: if committed.member(id).is_some() {
+                committed.is_observer(id)
+            } else {
+                told_to_observe
+            },
+            seen,
             init_limit: 10,
             sync_limit: 4,
             accepted_epoch: epoch(EpochFile::Accepted)?.unwrap_or(epoch_of_log),
@@ -417,7 +435,7 @@ impl Server {
             timing: self.manners.timing(),
             epoch_counter_max: self.counter_max,
             log_sync_bytes: self.habits.log_sync_bytes,
-            ..EnsembleSettings::standard(id, Arc::clone(ensemble))
+            ..EnsembleSettings::standard(id, committed)
         };
         let state = Recovered { tree: booted.tree, recent: booted.recent };
         Ok(Node::member(settings, ensemble, state, now, fx))

@@ -75,6 +75,7 @@ fn panicked(seed: u64, payload: &(dyn Any + Send), trace: &Trace) -> Report {
 fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Report {
     let mut world = play(swarm, chance, trace);
     check_waiting(&mut world);
+    check_members(&mut world);
     check_files(&mut world);
     check(&mut world, swarm);
     report(seed, world)
@@ -113,7 +114,8 @@ pub fn record(seed: u64, profile: Profile) -> Record {
     let swarm = Swarm::draw(profile.of(seed), &mut chance);
     let world = play(&swarm, &mut chance, Trace::of(0));
     let order = final_order(&world);
-    Record { history: world.stage.history, order, rules: rules(&swarm) }
+    let rules = rules(&swarm, &world);
+    Record { history: world.stage.history, order, rules }
 }
 
 fn final_order(world: &World) -> BTreeMap<Zxid, Bytes> {
@@ -121,9 +123,11 @@ fn final_order(world: &World) -> BTreeMap<Zxid, Bytes> {
     world.stage.observer.final_order(last)
 }
 
-fn rules(swarm: &Swarm) -> checker::Rules {
+fn rules(swarm: &Swarm, world: &World) -> checker::Rules {
     checker::Rules {
         config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
+        reconfig: swarm.server.reconfig,
+        begun_with: world.stage.observer.begun_with(),
         extended_types: swarm.server.extended_types,
         reads_are_fresh: swarm.voters == 0,
         syncs_may_be_stale: swarm.special.may_be_stale(),
@@ -154,6 +158,19 @@ fn check_files(world: &mut World) {
     }
 }
 
+/// Every member has the same configuration.
+fn check_members(world: &mut World) {
+    let World { stage, servers, .. } = world;
+    if !stage.observer.members_change() || stage.has_failed() {
+        return;
+    }
+    for (index, server) in servers.iter().enumerate() {
+        if stage.observer.is_member(index) {
+            stage.observer.check_same_config(index, server.durable_config().as_deref());
+        }
+    }
+}
+
 /// Nobody may wait for good.
 fn check_waiting(world: &mut World) {
     let stage = &mut world.stage;
@@ -175,6 +192,7 @@ fn check(world: &mut World, swarm: &Swarm) {
         return;
     }
     let order = final_order(world);
+    let rules = rules(swarm, world);
     let rates: Vec<f64> = world.servers.iter().map(|server| server.clock.rate).collect();
     let stage = &mut world.stage;
     let now = stage.queue.now();
@@ -187,13 +205,14 @@ fn check(world: &mut World, swarm: &Swarm) {
     if is(Fault::Canary) {
         stage.violate(0, "the canary sings".to_owned());
     }
-    let checked = checker::verify(&stage.history, &order, &rules(swarm)).and_then(|replayed| {
+    let checked = checker::verify(&stage.history, &order, &rules).and_then(|replayed| {
         let events = watches::verify(&stage.history, &replayed)?;
         Ok((replayed, events))
     });
     match checked {
         Ok((replayed, events)) => {
             stage.observer.books_hold(&replayed, events);
+            stage.observer.check_last_config(replayed.roster.as_ref());
             match search::verify(&stage.history, swarm.voters == 0) {
                 Ok(registers) => stage.counts.registers += registers,
                 Err((start, operations)) => {
@@ -258,8 +277,12 @@ fn audit(world: &mut World) {
         world.ask_all(&Request::GetAcl { path: path.into() });
     }
     let until = world.stage.queue.now() + world.patience.longest();
-    let settled =
-        world.run_until_so(until, |world| world.clients.iter().all(crate::client::Client::is_settled));
+    let settled = world.run_until_so(until, |world| {
+        let observer = &world.stage.observer;
+        world.clients.iter().all(crate::client::Client::is_settled)
+            && (!observer.members_change()
+                || world.members().all(|server| observer.has_config(server.durable_config().as_deref())))
+    });
     if !settled && !world.stage.has_failed() {
         world.stage.violate(23, "the last reads are not answered".to_owned());
     }

@@ -4,10 +4,11 @@
 //! of everything hides what needs much of one thing.
 
 use oxkeeper_proto::ensemble::Member;
-use oxkeeper_proto::{EnsembleConfig, Zxid};
+use oxkeeper_proto::{EnsembleConfig, OpCode, ServerId, Zxid};
 
+use crate::admin;
 use crate::chance::Chance;
-use crate::client::{Habits, USERS};
+use crate::client::{Habits, SUPER};
 use crate::faults::FaultKind;
 use crate::network::Weather;
 use crate::process::{Server, ServerHabits};
@@ -36,6 +37,8 @@ pub enum Profile {
     Election,
     /// An ensemble whose servers fall and come back all the time, in the middle of coming level.
     Rejoin,
+    /// An ensemble whose members change.
+    Reconfig,
     /// An ensemble whose leaders lose their quorum and keep their clients.
     Deposed,
     /// An ensemble whose epochs hold few transactions.
@@ -48,13 +51,15 @@ pub enum Profile {
     Damage,
     /// An ensemble without faults.
     CalmEnsemble,
+    /// An ensemble without faults whose members change.
+    CalmReconfig,
     /// One of the others, by the seed.
     Mixed,
 }
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 16] = [
+    pub const ALL: [(&'static str, Profile); 18] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -64,12 +69,14 @@ impl Profile {
         ("ensemble", Profile::Ensemble),
         ("election", Profile::Election),
         ("rejoin", Profile::Rejoin),
+        ("reconfig", Profile::Reconfig),
         ("deposed", Profile::Deposed),
         ("rollover", Profile::Rollover),
         ("hostile", Profile::Hostile),
         ("mixed-version", Profile::MixedVersion),
         ("damage", Profile::Damage),
         ("calm-ensemble", Profile::CalmEnsemble),
+        ("calm-reconfig", Profile::CalmReconfig),
         ("mixed", Profile::Mixed),
     ];
 
@@ -80,7 +87,8 @@ impl Profile {
             (Profile::Mixed, digit) if special::of(seed).is_some() && digit < 5 => {
                 special::of(seed).unwrap_or(self)
             }
-            (Profile::Mixed, 0 | 1) => Profile::Ensemble,
+            (Profile::Mixed, 0) => Profile::Ensemble,
+            (Profile::Mixed, 1) => Profile::Reconfig,
             (Profile::Mixed, 2 | 3) => Profile::Election,
             (Profile::Mixed, 4) => Profile::Rejoin,
             (Profile::Mixed, 5) => Profile::Storage,
@@ -96,6 +104,7 @@ impl Profile {
     #[must_use]
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
+            || self.is_of_change()
             || self.is_special()
     }
 
@@ -107,7 +116,12 @@ impl Profile {
     }
 
     fn is_calm(self) -> bool {
-        matches!(self, Profile::Calm | Profile::CalmEnsemble)
+        matches!(self, Profile::Calm | Profile::CalmEnsemble | Profile::CalmReconfig)
+    }
+
+    /// Whether servers come and go.
+    fn is_of_change(self) -> bool {
+        matches!(self, Profile::Reconfig | Profile::CalmReconfig)
     }
 }
 
@@ -116,8 +130,10 @@ impl Profile {
 pub struct Swarm {
     /// Number of servers.
     pub servers: usize,
-    /// How many of them, from the first on, vote; the others observe. 0 for a server of its own.
+    /// How many of them, from the first on, vote at first; the others observe. 0 for a server of its own.
     pub voters: usize,
+    /// How many of them, the last ones, belong to no configuration at first.
+    pub spares: usize,
     /// How servers are set up.
     pub server: ServerHabits,
     /// Whether their clocks run at different speeds.
@@ -136,19 +152,6 @@ pub struct Swarm {
     pub special: Special,
 }
 
-/// The configuration of so many servers, of whom the first ones vote and the others observe.
-#[must_use]
-pub fn ensemble_of(servers: usize, voters: usize) -> EnsembleConfig {
-    let member = |index: usize| {
-        let role = if index < voters { "participant" } else { "observer" };
-        let number = index + 1;
-        let line = format!("s{number}:2888:3888:{role};s{number}:2181");
-        Some((Server::id(index), Member::parse(&line).ok()?))
-    };
-    let members = (0..servers).filter_map(member).collect();
-    EnsembleConfig::majority(members, Zxid::ZERO)
-}
-
 impl Swarm {
     /// The configuration of the ensemble, if there is one.
     #[must_use]
@@ -156,12 +159,32 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        Some(ensemble_of(self.servers, self.voters))
+        let members = (0..self.servers - self.spares).filter_map(|index| self.member(index)).collect();
+        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+    }
+
+    /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
+    /// does.
+    #[must_use]
+    pub fn first_config(&self, index: usize) -> Option<EnsembleConfig> {
+        let config = self.ensemble()?;
+        let mut members = config.members().clone();
+        members.extend(self.member(index));
+        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+    }
+
+    fn member(&self, index: usize) -> Option<(ServerId, Member)> {
+        let is_spare = index >= self.servers - self.spares;
+        let votes = if is_spare { index.is_multiple_of(2) } else { index < self.voters };
+        let role = if votes { "participant" } else { "observer" };
+        Some((Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?))
     }
 
     /// Draws the configuration of a run.
     #[must_use]
     pub fn draw(profile: Profile, chance: &mut Chance) -> Swarm {
+        // A stream of its own for what not every kind of run has, so that it changes no other draw.
+        let mut extra = Chance::new(chance.clone().bits() ^ 0x65_78_74_72_61);
         // A stream of its own, so that it changes no other draw.
         let special = Chance::new(chance.clone().bits() ^ 0x7370_6563);
         let tick_ms = i64::try_from(chance.one_of([200, 500, 1000, 2000])).unwrap_or(1000);
@@ -176,6 +199,7 @@ impl Swarm {
             keep: 3,
             force_snapshot: chance.happens(if profile == Profile::Rejoin { 0.4 } else { 0.1 }),
             log_sync_bytes: chance.one_of([0, 3_000, 1 << 20]),
+            reconfig: profile.is_of_change(),
         };
         let weather = Weather {
             floor: MS / 20,
@@ -199,6 +223,7 @@ impl Swarm {
         let mut swarm = Swarm {
             servers: count(voters + observers),
             voters: count(voters),
+            spares: 0,
             server,
             skewed_clocks: chance.happens(0.5),
             clients: Vec::new(),
@@ -216,8 +241,39 @@ impl Swarm {
         {
             swarm.server.keep = 1;
         }
+        if profile.is_of_change() {
+            swarm.draw_changes(&mut extra);
+        }
         swarm.draw_special(profile, special);
         swarm
+    }
+
+    /// Spare servers, and who puts them to use.
+    fn draw_changes(&mut self, chance: &mut Chance) {
+        let room = u64::try_from(7usize.saturating_sub(self.servers)).unwrap_or(0);
+        self.spares = usize::try_from(chance.within(1..4).min(room)).unwrap_or(0);
+        self.servers += self.spares;
+        // While one disk is lost or refused no other may be, and who votes changes: that is for other runs.
+        self.faults.retain(|(kind, _)| !matches!(kind, FaultKind::Wipe | FaultKind::SnapshotRots));
+        let pause = chance.log_uniform(1, 8) * SECOND;
+        let timeout_ms = self.clients.first().map_or(10_000, |(_, habits)| habits.timeout_ms);
+        let habits = Habits {
+            timeout_ms,
+            pause,
+            pipeline: 1 + chance.index(3),
+            users: vec![SUPER],
+            restless: 0,
+            moves: chance.one_of([0, 10, 50]),
+            dies: 0,
+        };
+        // Without these nothing would change.
+        self.without &= !(1 << OpCode::Reconfig.number() | 1 << OpCode::GetData.number());
+        // One who may, and sometimes another one, who may as well or may not.
+        if chance.happens(0.4) {
+            let users = if chance.happens(0.5) { vec![SUPER] } else { vec![0] };
+            self.clients.push((Kind::Reconfig, Habits { users, ..habits.clone() }));
+        }
+        self.clients.push((Kind::Reconfig, habits));
     }
 
     fn draw_clients(&mut self, profile: Profile, chance: &mut Chance) {
@@ -242,7 +298,7 @@ impl Swarm {
                 _ => chance.pick(&kinds).copied().unwrap_or(Kind::Register),
             };
             let restless = if profile == Profile::Session { 60 } else { chance.one_of([0, 0, 5, 20]) };
-            let users = (0..USERS.len()).filter(|_| chance.happens(0.3)).collect();
+            let users = (0..SUPER).filter(|_| chance.happens(0.3)).collect();
             let tick_ms = u64::try_from(self.server.tick_ms).unwrap_or(1);
             let (kind, flood) = match (kind, profile) {
                 // A flood is much for a run: not in every one, and one at a time.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use oxkeeper_proto::{Acl, AclList, Create, ErrorCode, OpCode, Reader, Reply, Request};
+use oxkeeper_proto::{Acl, AclList, Create, ErrorCode, OpCode, Reader, Reply, Request, path};
 
+use crate::admin::{Admin, Asks};
 use crate::chance::Chance;
 use crate::history::Told;
 
@@ -32,10 +33,12 @@ pub enum Kind {
     Chaos,
     /// Large replies, many at once.
     Flood,
+    /// Servers that join, leave and change their part. Only where an ensemble allows it.
+    Reconfig,
 }
 
 impl Kind {
-    /// Every kind.
+    /// Every kind that any run may have.
     pub const ALL: [Kind; 11] = [
         Kind::Register,
         Kind::Append,
@@ -82,6 +85,7 @@ pub struct Workload {
     next: VecDeque<Encoded>,
     versions: BTreeMap<String, i32>,
     mine: Vec<String>,
+    admin: Admin,
     /// Bits of the operations that this run does without.
     without: u64,
 }
@@ -118,8 +122,15 @@ impl Workload {
             next: VecDeque::new(),
             versions: BTreeMap::new(),
             mine: Vec::new(),
+            admin: Admin::default(),
             without,
         }
+    }
+
+    /// The same, where there are so many servers.
+    #[must_use]
+    pub fn among(self, servers: usize) -> Workload {
+        Workload { admin: Admin::of(servers), ..self }
     }
 
     /// A new session owns nothing.
@@ -160,6 +171,18 @@ impl Workload {
             Kind::Reaped => self.reaped(chance),
             Kind::Chaos => self.chaos(chance),
             Kind::Flood => flood(chance),
+            Kind::Reconfig => self.reconfig(chance),
+        }
+    }
+
+    fn reconfig(&mut self, chance: &mut Chance) -> Encoded {
+        match chance.below(10) {
+            0 => self.register(chance),
+            1 => self.sync(chance),
+            _ => match self.admin.draw(chance) {
+                Asks::Look => encoded(&Request::GetData { path: path::CONFIG.into(), watch: true }),
+                Asks::Change(wanted) => encoded(&Request::Reconfig(wanted)),
+            },
         }
     }
 
@@ -391,6 +414,9 @@ impl Workload {
 
     /// A reply has come: remembers versions and what is its own.
     pub fn answered(&mut self, request: &Request<'_>, told: &Told) {
+        if self.kind == Kind::Reconfig {
+            self.admin.learned(request, told);
+        }
         if told.err == ErrorCode::BADVERSION
             && let Request::SetData { path, .. } | Request::Delete { path, .. } = request
         {
@@ -423,7 +449,7 @@ impl Workload {
 
     /// A watch fired: look again, and watch again.
     pub fn noticed(&mut self, path: &str) {
-        if self.next.len() < 4 && self.kind == Kind::Watch {
+        if self.next.len() < 4 && matches!(self.kind, Kind::Watch | Kind::Reconfig) {
             self.next.push_back(encoded(&Request::GetData { path: path.into(), watch: true }));
         }
     }
@@ -455,17 +481,29 @@ fn some_list(chance: &mut Chance) -> AclList<'static> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use oxkeeper_proto::{Stat, Zxid};
+
     use super::*;
+
+    fn shows(text: &str) -> Told {
+        let mut body = Vec::new();
+        Reply::Data(Some(text.as_bytes()), Stat::default()).encode(&mut body);
+        Told { at: 0, zxid: Zxid(1), err: ErrorCode::OK, body }
+    }
 
     #[test]
     fn every_operation_of_the_protocol_is_asked_for() {
         let mut seen = BTreeSet::new();
-        for kind in Kind::ALL {
-            let mut workload = Workload::new(kind, 3, 0);
+        for kind in Kind::ALL.into_iter().chain([Kind::Reconfig]) {
+            let mut workload = Workload::new(kind, 3, 0).among(5);
             let mut chance = Chance::new(5);
             for _ in 0..2000 {
                 let (op, body) = workload.next(&mut chance);
-                assert!(Request::decode(op, &mut Reader::new(&body)).is_ok(), "{op:?}");
+                let request = Request::decode(op, &mut Reader::new(&body)).unwrap();
+                if matches!(&request, Request::GetData { path, .. } if *path == path::CONFIG) {
+                    // Whoever changes the members must know them first.
+                    workload.answered(&request, &shows("server.1=s1:1:2:participant;s1:3\nversion=7"));
+                }
                 seen.insert(op);
             }
         }
@@ -482,7 +520,6 @@ mod tests {
             OpCode::DeleteContainer,
             OpCode::Check,
             OpCode::Sasl,
-            OpCode::Reconfig,
         ];
         let missing: Vec<_> =
             OpCode::ALL.iter().filter(|op| !seen.contains(op) && !elsewhere.contains(op)).collect();

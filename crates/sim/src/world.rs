@@ -134,18 +134,19 @@ impl World {
     /// The world of a configuration, with nothing running yet.
     #[must_use]
     pub fn new(swarm: &Swarm, chance: &mut Chance, trace: Trace) -> World {
+        let ensemble = swarm.ensemble().map(|config| config.to_string());
         let mut stage = Stage {
             queue: Queue::default(),
             net: Network::new(chance.fork(), swarm.weather),
             history: History::default(),
-            observer: Observer::new(swarm.servers, (0..swarm.voters).collect()),
+            observer: Observer::new(swarm.servers, ensemble.as_deref(), swarm.server.reconfig),
             trace,
             counts: Counts::default(),
         };
         stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
         stage.observer.counter_max = swarm.special.counter_max;
-        stage.observer.is_calm = swarm.faults.is_empty() && swarm.special.is_none();
-        let ensemble = swarm.ensemble().map(Arc::new);
+        let is_still = swarm.faults.is_empty() && swarm.special.is_none() && !swarm.server.reconfig;
+        stage.observer.is_calm = is_still;
         let servers = (0..swarm.servers).map(|index| {
             let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
             let rate = match swarm.special.last_is_slow {
@@ -154,14 +155,17 @@ impl World {
                 false => rate,
             };
             let clock = Clock { rate, wall_offset_ms: 0 };
-            let mut server = Server::new(index, swarm.server, ensemble.clone(), clock, chance.fork());
+            let ensemble = swarm.first_config(index).map(Arc::new);
+            let mut server = Server::new(index, swarm.server, ensemble, clock, chance.fork());
+            // Whoever joins with nothing on its disk does not count before it was brought level.
+            server.emptied = index >= swarm.servers - swarm.spares;
             server.counter_max = swarm.special.counter_max;
             server.manners = swarm.special.manners.get(index).copied().unwrap_or(Manners::OURS);
             server
         });
         let servers = servers.collect();
         let clients = swarm.clients.iter().enumerate().map(|(index, (kind, habits))| {
-            let workload = Workload::new(*kind, index, swarm.without);
+            let workload = Workload::new(*kind, index, swarm.without).among(swarm.servers);
             Client::new(index, swarm.servers, habits.clone(), workload, chance.fork())
         });
         let clients = clients.collect();
@@ -251,6 +255,12 @@ impl World {
             Event::Fault(kind) => planner.strike(stage, servers, kind),
             Event::Mend(mend) => planner.mend(stage, servers, &mend),
         }
+    }
+
+    /// The servers that belong to the ensemble as it is now.
+    pub fn members(&self) -> impl Iterator<Item = &Server> {
+        let is_member = |(index, _): &(usize, &Server)| self.stage.observer.is_member(*index);
+        self.servers.iter().enumerate().filter(is_member).map(|(_, server)| server)
     }
 
     /// Has every client ask something now; those without a session do not.

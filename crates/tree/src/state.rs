@@ -3,18 +3,23 @@
 
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::Put;
+use oxkeeper_proto::path::CONFIG;
 
 use crate::nodes::Slot;
 use crate::tree::Tree;
 
 impl Tree {
-    /// A number that tells states apart: equal on all servers that have applied the same transactions.
+    /// A number that tells states apart: equal on all servers that have applied the same transactions. What shows the
+    /// ensemble's configuration is left out: no transaction brings the first one.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
         let mut hash = 0;
         let mut waiting = vec![(Slot::ROOT, "/".to_owned())];
         while let Some((slot, path)) = waiting.pop() {
             waiting.extend(self.nodes.children(slot).map(|(child, _)| (child, self.nodes.path(child))));
+            if path == CONFIG {
+                continue;
+            }
             let mut bytes = Vec::new();
             bytes.put_string(&path);
             bytes.put_buffer(self.nodes.get(slot).data());

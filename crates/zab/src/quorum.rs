@@ -117,7 +117,7 @@ impl Quorums {
 /// Who has acknowledged one thing, under the rules that held when it was begun.
 ///
 /// A proposal keeps its rules: a reconfiguration that is proposed later must not make an earlier transaction
-/// easier or harder to commit.
+/// easier or harder to commit. One that was proposed earlier may, once it is agreed: see [`Tracker::follow`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tracker {
     quorums: Arc<Quorums>,
@@ -134,6 +134,14 @@ impl Tracker {
     /// Counts a server; false if it has no vote, or was counted before.
     pub fn ack(&mut self, id: ServerId) -> bool {
         self.quorums.is_voter(id) && self.acked.insert(id)
+    }
+
+    /// Goes by other rules from now on. To be used when a reconfiguration before this is agreed: whoever leads next is
+    /// elected by a quorum of the new configuration, so that is who must have this. Those who left need not, and may not
+    /// be there any more.
+    pub fn follow(&mut self, quorums: Arc<Quorums>) {
+        self.acked.retain(|id| quorums.is_voter(*id));
+        self.quorums = quorums;
     }
 
     /// Counts a server no longer: what it has acknowledged it may be about to lose.

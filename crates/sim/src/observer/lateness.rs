@@ -101,7 +101,7 @@ mod tests {
 
     /// One server of its own, with a session of ten seconds whose client was heard of at `heard`.
     fn watched(heard: Nanos) -> Observer {
-        let mut observer = Observer::new(1, Vec::new());
+        let mut observer = Observer::new(1, None, false);
         observer.tick = SECOND;
         let facts = SessionFacts { client: 0, timeout: 10 * SECOND, begun: 0, link: LinkId(1) };
         observer.sessions.insert(SESSION, facts);

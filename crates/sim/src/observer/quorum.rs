@@ -35,6 +35,13 @@ pub(super) struct Reigns {
     lost_epochs: BTreeMap<usize, i64>,
 }
 
+impl Reigns {
+    /// Whether the leader of an epoch has told somebody that it may serve.
+    pub(super) fn is_established(&self, epoch: i64) -> bool {
+        self.established.contains(&epoch)
+    }
+}
+
 #[derive(Debug, Default, Clone, Copy)]
 struct Offer {
     epoch: i64,
@@ -45,6 +52,7 @@ impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
         self.check_stream(server, link, packet);
+        self.members_in_packet(packet, self.has_offered(link));
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
@@ -56,14 +64,20 @@ impl Observer {
             }
             PeerPacket::NewLeader { epoch, .. } => self.new_leader(server, link, *epoch, disk),
             PeerPacket::UpToDate => {
-                if let Some(offer) = self.reigns.offered.get(&link).copied() {
-                    self.reigns.established.insert(offer.epoch);
+                if let Some(offer) = self.reigns.offered.get(&link).copied()
+                    && self.reigns.established.insert(offer.epoch)
+                {
                     self.check_established(offer.epoch);
                 }
             }
             PeerPacket::Ack { zxid } => self.acked(server, link, *zxid, disk),
             // What comes with the history is final only when NEWLEADER is acknowledged.
-            PeerPacket::Commit { zxid } | PeerPacket::Inform { zxid, .. } if self.has_offered(link) => {
+            PeerPacket::Commit { zxid }
+            | PeerPacket::Inform { zxid, .. }
+            | PeerPacket::CommitAndActivate { zxid, .. }
+            | PeerPacket::InformAndActivate { zxid, .. }
+                if self.has_offered(link) =>
+            {
                 self.committed(server, *zxid);
             }
             _ => {}
@@ -72,13 +86,11 @@ impl Observer {
 
     /// An epoch is established when a quorum of voters has it on its disks.
     fn check_established(&mut self, epoch: i64) {
-        let has = |server: &&usize| {
-            self.reigns.epochs.get(server).is_some_and(|epochs| epochs.1 >= epoch)
-                || self.reigns.lost_epochs.get(server).is_some_and(|lost| *lost >= epoch)
-        };
-        let holders: Vec<usize> = self.voters.iter().filter(has).copied().collect();
-        let enough = holders.len() * 2 > self.voters.len();
-        self.check(8, enough, || format!("epoch {epoch} begins with only the voters {holders:?}"));
+        let holders = self.numbers(|server| {
+            self.reigns.epochs.get(&server).is_some_and(|epochs| epochs.1 >= epoch)
+                || self.reigns.lost_epochs.get(&server).is_some_and(|lost| *lost >= epoch)
+        });
+        self.epoch_began(epoch, &holders);
     }
 
     /// Whether NEWLEADER has gone over a link.
@@ -169,10 +181,11 @@ impl Observer {
         if zxid.counter() == 0 {
             return;
         }
-        let holders: Vec<usize> =
-            self.voters.iter().copied().filter(|server| self.holds(*server, zxid)).collect();
-        let enough = holders.len() * 2 > self.voters.len();
-        self.check(8, enough, || format!("{zxid} {what} and durable only on the voters {holders:?}"));
+        let holders = self.numbers(|server| self.holds(server, zxid));
+        let lacking = self.lacking(zxid, &holders);
+        self.check(8, lacking == 0, || {
+            format!("{zxid} {what} and durable only on the servers {holders:?}: no quorum")
+        });
     }
 
     /// Whether a server has it, or had it until its disk was emptied: then it does not count for electing, so what it

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn violated(packets: &[PeerPacket]) -> bool {
-        let mut observer = Observer::new(3, vec![0, 1, 2]);
+        let mut observer = Observer::of_voters(3);
         for packet in packets {
             observer.check_stream(0, LinkId(1), packet);
         }

@@ -16,6 +16,16 @@ pub(super) struct Votes {
     /// Who had this leader.
     settled: BTreeMap<ServerId, BTreeSet<usize>>,
     judged: BTreeSet<(usize, ServerId, Round)>,
+    /// Whom a reconfiguration has named: nobody votes for them, and those who are no voters are told of them with the
+    /// round of an election that they had no part in.
+    named: BTreeSet<ServerId>,
+}
+
+impl Votes {
+    /// A reconfiguration that is agreed names a leader.
+    pub(super) fn named(&mut self, leader: ServerId) {
+        self.named.insert(leader);
+    }
 }
 
 impl Observer {
@@ -41,12 +51,12 @@ impl Observer {
         let none = BTreeSet::new();
         let looking = self.votes.looking.get(&(said.leader, said.round)).unwrap_or(&none);
         let settled = self.votes.settled.get(&said.leader).unwrap_or(&none);
-        let voters: Vec<usize> =
-            self.voters.iter().copied().filter(|v| looking.contains(v) || settled.contains(v)).collect();
-        let enough = self.oracle || voters.len() * 2 > self.voters.len();
+        let voters = self.numbers(|server| looking.contains(&server) || settled.contains(&server));
+        let is_named = self.votes.named.contains(&said.leader);
+        let enough = is_named || self.oracle || self.is_quorum_of_some(&voters);
         self.check(1, enough, || {
             format!(
-                "server {server} is {:?} under {} in round {}, which only the voters {voters:?} ever wanted",
+                "server {server} is {:?} under {} in round {}, which only the servers {voters:?} ever wanted",
                 said.state, said.leader, said.round.0
             )
         });
@@ -74,7 +84,7 @@ mod tests {
 
     #[test]
     fn who_acts_upon_a_vote_needs_a_quorum_of_its_round_or_of_those_who_have_that_leader() {
-        let mut observer = Observer::new(5, vec![0, 1, 2, 3, 4]);
+        let mut observer = Observer::of_voters(5);
         says(&mut observer, 0, ServerState::Looking, 1, 1);
         says(&mut observer, 1, ServerState::Looking, 1, 1);
         says(&mut observer, 2, ServerState::Looking, 1, 1);

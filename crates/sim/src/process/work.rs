@@ -10,7 +10,7 @@ use oxkeeper_storage::{
     names, prepare, purge, truncate,
 };
 
-use super::{Chore, Server, ServerEvent};
+use super::{Chore, Server, ServerEvent, members};
 use crate::boot::{RECORD_BYTES_MAX, read_state};
 use crate::queue::{MS, Nanos};
 use crate::world::{Event, Stage};
@@ -134,7 +134,7 @@ impl Server {
                 install(&process.dirs, zxid)?;
             }
             Durable::Config { committed, config } => {
-                let name = if committed { "dynamic" } else { "dynamic.next" };
+                let name = if committed { members::COMMITTED } else { members::SEEN };
                 epochs::replace(disk, dir, name, config.to_string().as_bytes())?;
             }
         }

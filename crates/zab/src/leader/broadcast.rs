@@ -118,6 +118,9 @@ impl Leader {
         let successor = reconfiguration.map(|new| {
             let successor = self.successor(cx, &new, acks.acked());
             cx.activate(&new);
+            for out in &mut self.outstanding {
+                out.acks.follow(Arc::clone(&cx.quorums));
+            }
             self.hand_over(cx, successor, *zxid);
             successor
         });

@@ -133,6 +133,10 @@ impl Learner {
             cx.durable(Durable::CurrentEpoch(self.epoch));
         }
         for (place, pending) in self.pending.iter().enumerate() {
+            // NEWLEADER may be older than a reconfiguration that was offered behind it, while there was no state yet.
+            if let Some(config) = &pending.config {
+                cx.see(Arc::clone(config));
+            }
             let ticket = cx.log(pending.proposal.clone());
             if place >= self.agreed && !self.observes {
                 self.acks.push_back((ticket, pending.proposal.zxid));
