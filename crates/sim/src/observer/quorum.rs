@@ -195,7 +195,7 @@ impl Observer {
             || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
 
-    /// Whether so many of some voters are a quorum that have all that a server has on its disk, in an epoch that is no older
+    /// Whether those of some servers are a quorum that have all that a server has on its disk, in an epoch that is no older
     /// on theirs.
     #[must_use]
     pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
@@ -204,7 +204,8 @@ impl Observer {
         let is_level = |other: &&usize| {
             epoch(other) >= epoch(&server) && self.logs.get(**other).is_some_and(|log| log.holds(last))
         };
-        others.iter().filter(is_level).count() * 2 > self.voters.len()
+        let level = self.numbers(|server| others.iter().filter(is_level).any(|other| *other == server));
+        self.config().is_some_and(|config| config.is_quorum(&level))
     }
 
     /// Epochs on a disk never go back.
