@@ -24,6 +24,8 @@ struct Line {
     greeted: bool,
     session: SessionId,
     newest: Zxid,
+    /// It gave a request the number of events, so an answer may look like one.
+    numbered_as_event: bool,
     closed: bool,
 }
 
@@ -140,6 +142,7 @@ impl World {
         if self.lines[place].conn.is_none() || self.lines[place].closed {
             self.open(place);
         }
+        self.lines[place].numbered_as_event |= bytes.starts_with(&Xid::EVENT.0.to_be_bytes());
         if let Some(conn) = self.lines[place].conn {
             self.step(Input::Frame { conn, bytes });
         }
@@ -281,6 +284,7 @@ fn read(line: &mut Line, mut bytes: &[u8]) {
             line.newest = header.zxid;
         }
         if header.xid == Xid::EVENT
+            && !line.numbered_as_event
             && header.err == ErrorCode::OK
             && WatcherEvent::decode(&mut reader).is_ok()
         {

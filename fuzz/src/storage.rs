@@ -101,9 +101,8 @@ pub fn log(bytes: &[u8]) {
     for after in [Zxid::ZERO, after] {
         // Two runs, so that the records kept by this target do not count.
         let _ = within(len, LOG_BUFFERS, || read_all(&disk, after).map(|_| ()));
-        let Ok((records, tear)) = read_all(&disk, after) else { continue };
+        let Ok((mut records, mut tear)) = read_all(&disk, after) else { continue };
         assert!(records.iter().all(|(zxid, _)| *zxid > after));
-        let mut tear = tear;
         while let Some(torn) = tear {
             cut(&disk, &torn).unwrap_or_else(|error| panic!("{error}"));
             match read_all(&disk, after) {
@@ -112,7 +111,7 @@ pub fn log(bytes: &[u8]) {
                 Ok((again, next)) => {
                     assert!(again == records || torn.offset <= 16, "the cut changed what is read");
                     assert!(next.is_none() || torn.offset <= 16, "{next:?} after {torn:?} was cut");
-                    tear = next;
+                    (records, tear) = (again, next);
                 }
                 Err(error) => {
                     assert!(torn.offset <= 16, "readable before the cut and not after it: {error}");

@@ -66,9 +66,10 @@ impl Node {
             return self.keep(id, bytes, received_ms, fx);
         }
         match op {
-            Some(op) if is_write(op) && !self.conns.get(id).is_some_and(Conn::may_prepare) => {
+            Some(op) if is_write(op) && !self.may_prepare(id, op, fx) => {
                 debug!("{op:?} waits for what is before it");
                 self.keep(id, bytes, received_ms, fx);
+                self.drain(id, fx);
             }
             Some(op) if is_write(op) => {
                 let call = Call { xid: header.xid, op, received_ms, large_bytes };
@@ -104,6 +105,14 @@ impl Node {
                 self.reply_in_turn(id, Notice::last(header.xid, Zxid(-1), ErrorCode::UNIMPLEMENTED), fx);
             }
         }
+    }
+
+    /// Whether a write may be prepared as it comes. Reads before it are answered whatever room there is, so while there
+    /// is none it waits as they do: else a client that takes nothing could have any number of them answered by a write
+    /// behind each few. The end of a session comes last, and is not put off.
+    fn may_prepare(&self, id: ConnId, op: OpCode, fx: &Effects) -> bool {
+        let has_room = op == OpCode::CloseSession || !fx.is_full(id);
+        has_room && self.conns.get(id).is_some_and(Conn::may_prepare)
     }
 
     /// Keeps a frame until what is before it is answered.

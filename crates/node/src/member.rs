@@ -120,6 +120,9 @@ impl Node {
             looking_since_ms: i64::MAX,
             digest_mismatches: 0,
         };
+        if let Some(says) = member.settings.oracle {
+            member.agreement.oracle(millis(now.mono), says);
+        }
         member.agreement.start(millis(now.mono));
         let mut node = Node::new(settings, state.tree, now);
         node.expiry = Expiry::new(node.settings.tick_ms, node.settings.seed ^ 1);
@@ -162,6 +165,8 @@ impl Node {
                 agreement.link_closed(now_ms, link);
                 self.link_gone(link, fx);
             }
+            PeerInput::Oracle(says) => agreement.oracle(now_ms, says),
+            PeerInput::CannotTruncate { zxid } => agreement.cannot_truncate(now_ms, zxid),
             PeerInput::LogRead { task, records } => agreement.log_read(now_ms, task, records.as_deref()),
             PeerInput::Reloaded { task, state } => self.reloaded(task, *state),
             PeerInput::Snapshot { link, item } => self.snapshot_item(link, item),

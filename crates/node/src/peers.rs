@@ -14,9 +14,9 @@
 //! *Durable work* stands in [`Effects::durable`](crate::Effects::durable) in order, each piece with a ticket that
 //! rises by one; `Persisted(ticket)` says that this piece and all before it are on the disk: file contents synced,
 //! renames synced by their directory. The driver may batch as it likes but never reorders. A driver that cannot do a
-//! piece stops the server; the one exception is a snapshot, for which it says `SnapshotFailed` and then, if it
-//! was one to install, counts that piece as done. A crash may fall
-//! between any two pieces.
+//! piece stops the server, with two exceptions: a snapshot, for which it says `SnapshotFailed` and then, if it
+//! was one to install, counts that piece as done; and a truncation that would leave no snapshot to begin from, for which it
+//! says `CannotTruncate`, and then counts that as done. A crash may fall between any two pieces.
 //!
 //! *Snapshots to a link.* After `Send(Snap)` the node gives one [`LinkEffect::Snapshot`] slice; the driver says
 //! `LinkWritable` when it has taken it over far enough to want the next one. Packets for the link that stand behind
@@ -25,7 +25,8 @@
 //!
 //! *A received snapshot on disk* is written like any other one, by [`SnapshotStep`](crate::SnapshotStep)s, but its
 //! end is a piece of durable work: [`Durable::InstallSnapshot`](oxkeeper_zab::Durable::InstallSnapshot), whose ticket
-//! is due when the snapshot has its final name, and the log files before it are gone. `SnapshotStep::Abandon` means that
+//! is due when the snapshot has its final name, and the log files before it are gone. It may be older than others that
+//! are still there, so nothing is purged in between. `SnapshotStep::Abandon` means that
 //! the unfinished file is to be removed. Steps of snapshots that were handed over before a
 //! [`Durable::Truncate`](oxkeeper_zab::Durable::Truncate) are carried out before it: a snapshot that became whole behind
 //! it would bring back what was taken.
@@ -90,6 +91,15 @@ pub enum PeerInput {
     LinkClosed {
         /// Which.
         link: LinkId,
+    },
+    /// The oracle has changed its mind: whether it lets this server go on without the other voter. The driver reads its
+    /// file once in every tick: yes is a `1` at the start.
+    Oracle(bool),
+    /// A [`Durable::Truncate`](oxkeeper_zab::Durable::Truncate) would have left no snapshot to begin from, so nothing was
+    /// removed.
+    CannotTruncate {
+        /// Where the log was to end.
+        zxid: Zxid,
     },
     /// [`Task::ReadLog`] is done.
     LogRead {

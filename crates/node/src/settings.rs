@@ -95,6 +95,8 @@ pub struct EnsembleSettings {
     pub revalidating_max: usize,
     /// What to do when the state is not the leader's.
     pub digest_policy: DigestPolicy,
+    /// What the oracle said last, where one is configured: `oraclePath`.
+    pub oracle: Option<bool>,
     /// Times of elections.
     pub timing: Timing,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
@@ -128,6 +130,7 @@ impl EnsembleSettings {
             current_epoch: Epoch(0),
             emptied: false,
             standalone_enabled: true,
+            oracle: None,
             local_sessions: false,
             local_sessions_upgrade: false,
             read_only: false,

@@ -4,7 +4,7 @@
 #[path = "support/world.rs"]
 mod world;
 
-use oxkeeper_node::{ConnId, Input};
+use oxkeeper_node::{ConnId, Input, OUTBOX_BYTES};
 use oxkeeper_proto::{ConnectRequest, ErrorCode, Request, SessionId, Zxid};
 use world::{Seen, World, create, exists};
 
@@ -129,6 +129,40 @@ fn whoever_takes_no_replies_holds_back_nobody_else() {
     assert_eq!(seen.len(), 199);
     assert_eq!(w.node.status().outstanding, 0);
     w.step(Input::Closed { conn: deaf });
+    assert_eq!(w.node.status().outstanding, 0);
+}
+
+#[test]
+fn writes_between_its_reads_get_a_client_that_takes_nothing_no_more_replies() {
+    const SIZE: usize = 900_000;
+    let mut w = World::new();
+    let deaf = w.client();
+    w.send(deaf, 1, &create("/big", 0));
+    w.send(deaf, 2, &set("/big", &vec![7; SIZE]));
+    w.send(deaf, 3, &create("/small", 0));
+    w.persist();
+    w.seen(deaf);
+    for xid in 4..=203 {
+        let is_write = xid % 10 == 0;
+        w.send(deaf, xid, &if is_write { set("/small", b"new") } else { get("/big") });
+        if is_write {
+            w.persist();
+        }
+        // What fills it, and the sixteen that a write may have before it.
+        let most = OUTBOX_BYTES + 17 * (SIZE + 200);
+        assert!(w.fx.waiting_len(deaf) <= most, "{} bytes wait after {xid}", w.fx.waiting_len(deaf));
+    }
+    w.persist();
+    let mut seen = Vec::new();
+    while seen.len() < 200 {
+        let more = read_all(&mut w, deaf);
+        assert!(!more.is_empty(), "{} of 200 are answered", seen.len());
+        seen.extend(more);
+        w.persist();
+    }
+    assert!(
+        seen.iter().zip(4..).all(|(seen, xid)| matches!(seen, Seen::Reply(found, _, OK) if *found == xid))
+    );
     assert_eq!(w.node.status().outstanding, 0);
 }
 

@@ -279,6 +279,10 @@ impl Client {
 
     /// The connection is gone: what it waited for may or may not have happened.
     fn lost(&mut self, stage: &mut Stage) {
+        if let Phase::Greeting(_) = self.phase {
+            // What was asked of that server may still bring the session back there, and to what was left there.
+            self.drop_left(stage);
+        }
         if let Phase::Dialling(link) | Phase::Greeting(link) | Phase::Open(link) = self.phase {
             stage.net.close(&mut stage.queue, link, Side::Dialler);
         }

@@ -52,6 +52,18 @@ impl DurableLog {
         self.files.values().flat_map(|file| &file.all)
     }
 
+    /// The first transaction of the log that lies between two others.
+    #[must_use]
+    pub fn between(&self, after: Zxid, before: Zxid) -> Option<Zxid> {
+        self.all().copied().filter(|zxid| *zxid > after && *zxid < before).min()
+    }
+
+    /// The transactions in the log that no snapshot covers, in order.
+    #[cfg(test)]
+    pub(crate) fn after_snapshot(&self) -> Vec<Zxid> {
+        self.all().copied().filter(|zxid| *zxid > self.newest_snapshot).collect()
+    }
+
     /// Reads what has become durable since; gives those transactions.
     pub fn refresh(&mut self, disk: &SimDisk) -> Vec<(Zxid, Bytes)> {
         let mut fresh = Vec::new();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::chance::Chance;
+use crate::faultmap::FaultMap;
 use crate::network::{Host, LinkId, Port, Side};
 use crate::process::Server;
 use crate::queue::{MS, Nanos, SECOND};
@@ -103,7 +104,8 @@ pub struct Planner {
     means: BTreeMap<FaultKind, Nanos>,
     clients: usize,
     voters: usize,
-    /// Faults made, by kind.
+    map: FaultMap,
+    /// Faults that struck, by kind: one that found nothing to spoil, or was not allowed to, is none.
     pub made: BTreeMap<FaultKind, u64>,
     over: bool,
     rotten: u32,
@@ -118,6 +120,7 @@ impl Planner {
             means: swarm.faults.iter().copied().collect(),
             clients: swarm.clients.len(),
             voters: swarm.voters,
+            map: FaultMap::new(swarm.voters),
             made: BTreeMap::new(),
             over: false,
             rotten: 0,
@@ -144,42 +147,58 @@ impl Planner {
             return;
         }
         self.plan(stage, kind);
-        *self.made.entry(kind).or_default() += 1;
+        self.map.look(servers);
         let index = self.chance.index(servers.len());
         let now = stage.queue.now();
         stage.trace.note(now, || format!("fault {kind:?}, server {index}"));
-        match kind {
+        let struck = match kind {
             FaultKind::AllDown => {
                 for (index, server) in servers.iter_mut().enumerate() {
                     server.crash(stage, true);
                     self.restart(stage, index);
                 }
+                true
             }
             FaultKind::Wipe => self.wipe(stage, servers, index),
+            FaultKind::SnapshotRots => self.rot(servers, index),
             FaultKind::Partition => self.partition(stage, servers.len()),
             FaultKind::Weather => {
                 stage.net.weather.mean = self.chance.log_uniform(MS / 20, 100 * MS);
                 stage.net.weather.split = self.chance.unit() * self.chance.unit();
+                true
             }
             FaultKind::Reset | FaultKind::HalfOpen | FaultKind::Stall => self.trouble_link(stage, kind),
-            _ => {
-                if let Some(server) = servers.get_mut(index) {
-                    self.trouble_server(stage, server, index, kind);
-                }
-            }
-        }
+            _ => servers.get_mut(index).is_some_and(|server| self.trouble_server(stage, server, index, kind)),
+        };
+        *self.made.entry(kind).or_default() += u64::from(struck);
     }
 
-    /// Of an ensemble one at a time can lose its disk: what it had acknowledged others still have.
-    fn wipe(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) {
-        if self.voters < 3 || servers.iter().any(|server| server.emptied) {
-            return;
+    /// A server loses its disk: what it had acknowledged others still have.
+    fn wipe(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) -> bool {
+        let Some(server) = servers.get_mut(index).filter(|_| self.map.may_damage(index)) else {
+            return false;
+        };
+        server.crash(stage, true);
+        server.wipe(stage);
+        self.map.emptied(index);
+        self.restart(stage, index);
+        true
+    }
+
+    /// Bits of a snapshot flip. Alone a server must come back without it, so then that happens once, to one of several;
+    /// in an ensemble the others can bring back one who cannot.
+    fn rot(&mut self, servers: &mut [Server], index: usize) -> bool {
+        let Some(server) = servers.get_mut(index) else { return false };
+        let files = server.disk.durable_files(std::path::Path::new("/data/version-2"));
+        let snapshots = files.iter().filter(|(name, ..)| name.starts_with("snapshot.")).count();
+        let is_allowed =
+            if self.voters == 0 { self.rotten < 1 && snapshots >= 2 } else { self.map.may_damage(index) };
+        if !is_allowed || snapshots == 0 {
+            return false;
         }
-        if let Some(server) = servers.get_mut(index) {
-            server.crash(stage, true);
-            server.wipe(stage);
-            self.restart(stage, index);
-        }
+        self.rotten += 1;
+        self.map.spoilt(index);
+        server.disk.rot("snapshot.", 1 + self.chance.index(64), self.chance.bits()).is_some()
     }
 
     fn restart(&mut self, stage: &mut Stage, index: usize) {
@@ -187,9 +206,17 @@ impl Planner {
         stage.queue.after(delay, Event::Restart(index));
     }
 
-    fn trouble_server(&mut self, stage: &mut Stage, server: &mut Server, index: usize, kind: FaultKind) {
+    /// Tells whether it struck.
+    fn trouble_server(
+        &mut self,
+        stage: &mut Stage,
+        server: &mut Server,
+        index: usize,
+        kind: FaultKind,
+    ) -> bool {
         let now = stage.queue.now();
         let while_ = 100 * MS + self.chance.exponential(6 * SECOND);
+        let is_up = server.is_up();
         match kind {
             FaultKind::Kill | FaultKind::PowerLoss => {
                 server.crash(stage, kind == FaultKind::PowerLoss);
@@ -214,23 +241,20 @@ impl Planner {
                 server.slow_disk = self.chance.log_uniform(MS, 3 * SECOND);
                 stage.queue.after(while_, Event::Mend(Mend::Disk(index)));
             }
-            // Of three snapshots one stays whole.
-            FaultKind::SnapshotRots if self.rotten < 1 => {
-                let bits = 1 + self.chance.index(64);
-                let is_spare = server.disk.durable_files(std::path::Path::new("/data/version-2"));
-                let snapshots = is_spare.iter().filter(|(name, ..)| name.starts_with("snapshot.")).count();
-                if snapshots >= 2 {
-                    self.rotten += 1;
-                    server.disk.rot("snapshot.", bits, self.chance.bits());
-                }
+            FaultKind::Refuse => {
+                let ports: Vec<Port> = Port::ALL.into_iter().filter(|_| self.chance.happens(0.6)).collect();
+                ports.iter().for_each(|port| stage.net.refuse(Host::Server(index), *port));
+                stage.queue.after(while_, Event::Mend(Mend::Refusal(index)));
+                return !ports.is_empty();
             }
-            _ => {}
+            _ => return false,
         }
+        is_up || kind == FaultKind::WallJump
     }
 
-    fn trouble_link(&mut self, stage: &mut Stage, kind: FaultKind) {
+    fn trouble_link(&mut self, stage: &mut Stage, kind: FaultKind) -> bool {
         let links: Vec<LinkId> = stage.net.open_links().collect();
-        let Some(link) = self.chance.pick(&links).copied() else { return };
+        let Some(link) = self.chance.pick(&links).copied() else { return false };
         let side = if self.chance.happens(0.5) { Side::Dialler } else { Side::Acceptor };
         match kind {
             FaultKind::Reset => stage.net.reset(&mut stage.queue, link),
@@ -241,30 +265,35 @@ impl Planner {
                 stage.queue.after(while_, Event::Mend(Mend::Stall(link, side)));
             }
         }
+        true
     }
 
     /// Splits the hosts in one of many shapes.
-    fn partition(&mut self, stage: &mut Stage, servers: usize) {
+    fn partition(&mut self, stage: &mut Stage, servers: usize) -> bool {
         let hosts: Vec<Host> =
             (0..servers).map(Host::Server).chain((0..self.clients).map(Host::Client)).collect();
         let sides: Vec<u64> = hosts.iter().map(|_| self.chance.below(2)).collect();
         let one_way = self.chance.happens(0.3);
         let ports: Vec<Port> = Port::ALL.into_iter().filter(|_| self.chance.happens(0.6)).collect();
+        let mut divides = false;
         for (from, a) in hosts.iter().zip(&sides) {
             for (to, b) in hosts.iter().zip(&sides) {
                 if a < b || a > b && !one_way {
                     ports.iter().for_each(|port| stage.net.block(*from, *to, *port));
+                    divides |= !ports.is_empty();
                 }
             }
         }
         let while_ = 100 * MS + self.chance.exponential(8 * SECOND);
         stage.queue.after(while_, Event::Mend(Mend::Network));
+        divides
     }
 
     /// Ends a fault.
     pub fn mend(&mut self, stage: &mut Stage, servers: &mut [Server], mend: &Mend) {
         match mend {
             Mend::Network => stage.net.unblock_all(&mut stage.queue),
+            Mend::Refusal(index) => stage.net.refuse_no_more(Host::Server(*index)),
             Mend::Stall(link, side) => stage.net.stall(&mut stage.queue, *link, *side, false),
             Mend::Disk(index) => {
                 if let Some(server) = servers.get_mut(*index) {
@@ -277,14 +306,12 @@ impl Planner {
 
     /// A server could not start: its disk is full, or failed again. It is tried again later.
     pub fn not_started(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) {
-        let others_are_whole = servers.iter().all(|server| !server.emptied);
+        self.map.look(servers);
         let Some(server) = servers.get_mut(index) else { return };
-        if self.voters >= 3
-            && others_are_whole
-            && server.refused.as_ref().is_some_and(|why| why.contains("damaged"))
-        {
+        if self.voters > 0 && server.finds_damage && self.map.is_damaged(index) {
             // What an operator does whose other servers are well.
             server.wipe(stage);
+            self.map.emptied(index);
         }
         if self.over {
             server.disk.set_full(false);

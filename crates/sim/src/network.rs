@@ -171,7 +171,7 @@ pub struct Network {
     /// How it behaves now.
     pub weather: Weather,
     blocked: BTreeSet<(Host, Host, Port)>,
-    refusing: BTreeSet<(Host, Host, Port)>,
+    refusing: BTreeSet<(Host, Port)>,
     listening: BTreeSet<(Host, Port)>,
     dark: BTreeSet<Host>,
     arrivals: VecDeque<(Host, LinkId, Side, Arrival)>,
@@ -341,14 +341,18 @@ impl Network {
         self.blocked.insert((from, to, port));
     }
 
-    /// Has a host's requests for connections refused.
-    pub fn refuse(&mut self, from: Host, to: Host, port: Port) {
-        self.refusing.insert((from, to, port));
+    /// Has a host refuse new connections, until [`Network::refuse_no_more`] or [`Network::unblock_all`].
+    pub fn refuse(&mut self, host: Host, port: Port) {
+        self.refusing.insert((host, port));
+    }
+
+    /// Has a host accept connections again.
+    pub fn refuse_no_more(&mut self, host: Host) {
+        self.refusing.retain(|(refusing, _)| *refusing != host);
     }
 
     /// Ends one block.
     pub fn unblock(&mut self, queue: &mut Queue<Event>, from: Host, to: Host, port: Port) {
-        self.refusing.remove(&(from, to, port));
         if self.blocked.remove(&(from, to, port)) {
             self.release(queue);
         }
@@ -408,7 +412,7 @@ impl Network {
         if unreachable {
             return queue.after(REDIAL, Event::Net(NetEvent::Dial(id)));
         }
-        if !self.listening.contains(&(to, port)) || self.refusing.contains(&(from, to, port)) {
+        if !self.listening.contains(&(to, port)) || self.refusing.contains(&(to, port)) {
             return self.post(queue, id, Side::Acceptor, Packet::Refuse);
         }
         link.ends[1] = End::Open;
@@ -618,6 +622,17 @@ mod tests {
         pair.net.host_up(B);
         pair.net.listen(B, Port::Client, true);
         assert!(pair.run(20 * SECOND).contains(&(A, Arrival::Connected)));
+    }
+
+    #[test]
+    fn a_host_refuses_for_a_while() {
+        let mut pair = Pair::new(5);
+        pair.net.refuse(B, Port::Client);
+        pair.net.dial(&mut pair.queue, A, B, Port::Client);
+        assert_eq!(pair.run(SECOND), [(A, Arrival::Refused)]);
+        pair.net.refuse_no_more(B);
+        pair.net.dial(&mut pair.queue, A, B, Port::Client);
+        assert!(pair.run(2 * SECOND).contains(&(A, Arrival::Connected)));
     }
 
     #[test]

@@ -12,9 +12,13 @@ use oxkeeper_storage::SimDisk;
 
 mod members;
 mod quorum;
+mod streams;
+mod votes;
 
 use members::Members;
 use quorum::Reigns;
+use streams::Streams;
+use votes::Votes;
 
 use crate::durable::DurableLog;
 use crate::network::LinkId;
@@ -79,6 +83,8 @@ pub struct Observer {
     standalone: bool,
     members: Members,
     reigns: Reigns,
+    streams: Streams,
+    votes: Votes,
 }
 
 impl Observer {
@@ -104,6 +110,8 @@ impl Observer {
             standalone: ensemble.is_none(),
             members: Members::of(ensemble, may_change),
             reigns: Reigns::default(),
+            streams: Streams::default(),
+            votes: Votes::default(),
         }
     }
 
@@ -274,7 +282,8 @@ impl Observer {
 
     /// So many bytes wait for a client.
     pub fn waits(&mut self, server: usize, bytes: usize) {
-        // One reply may exceed the bound, and events are not held back.
+        // One reply may exceed the bound, the sixteen reads before a write of the client's own are answered whatever
+        // room there is, and events are not held back. The largest reply of a run has 40 kB.
         let most = OUTBOX_BYTES + (1 << 20);
         self.check(20, bytes <= most, || format!("{bytes} bytes wait for a client of server {server}"));
     }

@@ -3,7 +3,7 @@
 //! What arrives waits for the server's next turn; a turn takes all that waits. Every piece of durable work ends with
 //! an event of its own, so it may come late, after others, or, if the server ends before, never.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,8 @@ use crate::world::{Event, Stage};
 mod conns;
 mod members;
 mod peers;
+#[cfg(test)]
+mod replay;
 mod work;
 
 use peers::Peers;
@@ -60,6 +62,12 @@ pub struct ServerHabits {
     pub log_sync_bytes: u64,
     /// Whether the members of the ensemble may change.
     pub reconfig: bool,
+    /// Whether a server without a leader serves those who only read.
+    pub read_only: bool,
+    /// Whether sessions are opened without the others, as long as they own nothing.
+    pub local_sessions: bool,
+    /// Whether such a session becomes one of all servers' when it makes its first ephemeral.
+    pub local_upgrade: bool,
 }
 
 /// How a server's clocks run.
@@ -170,10 +178,17 @@ pub struct Server {
     chance: Chance,
     /// Why it does not start, if it does not.
     pub refused: Option<String>,
+    /// Whether that is because of what its files hold, and not because the disk would not do something.
+    pub finds_damage: bool,
+    /// The times of day of its starts.
+    starts_ms: BTreeSet<i64>,
     /// The ensemble as it was told before its first start, unless it is alone.
     ensemble: Option<Arc<EnsembleConfig>>,
     /// Whether its disk was emptied since it last was level with the others.
     pub emptied: bool,
+    /// Whether it does one piece of durable work at a time and takes no snapshot at its start, as servers of explored
+    /// worlds do.
+    in_steps: bool,
 }
 
 /// Where servers keep their files.
@@ -213,8 +228,11 @@ impl Server {
             slow_disk: 0,
             chance,
             refused: None,
+            finds_damage: false,
+            starts_ms: BTreeSet::new(),
             ensemble,
             emptied: false,
+            in_steps: false,
         }
     }
 
@@ -266,7 +284,13 @@ impl Server {
     fn settings(&mut self, now: Now) -> Settings {
         let seed = self.chance.bits();
         // As the driver makes it: the time of day in the middle, the server's number on top.
-        let clock = ((now.wall_ms << 24).cast_unsigned() >> 8).cast_signed();
+        // Set back to the very millisecond of an earlier start it would number sessions as then, in ZooKeeper as well:
+        // that is left to other tests.
+        let mut started_ms = now.wall_ms;
+        while !self.starts_ms.insert(started_ms) {
+            started_ms += 1;
+        }
+        let clock = ((started_ms << 24).cast_unsigned() >> 8).cast_signed();
         let number = i64::try_from(self.index + 1).unwrap_or(1);
         Settings {
             tick_ms: self.habits.tick_ms,
@@ -310,7 +334,7 @@ impl Server {
             Ok(booted) => booted,
             Err(error) => return self.cannot_start(stage, &error),
         };
-        self.refused = None;
+        (self.refused, self.finds_damage) = (None, false);
         let (last, snapshot_due) = (booted.tree.last_zxid(), booted.snapshot_due);
         stage.observer.booted(self.index, &self.disk, last, booted.mismatches);
         let options = LogOptions {
@@ -357,7 +381,7 @@ impl Server {
         stage.counts.starts += 1;
         let (at, index) = (stage.queue.now(), self.index);
         stage.trace.note(at, || format!("server {index} starts at {last}"));
-        if snapshot_due {
+        if snapshot_due && !self.in_steps {
             self.step(stage, Input::TakeSnapshot);
         }
         self.carry_out(stage);
@@ -392,6 +416,9 @@ impl Server {
             emptied: self.emptied,
             force_snapshot: self.habits.force_snapshot,
             log_sync_bytes: self.habits.log_sync_bytes,
+            read_only: self.habits.read_only,
+            local_sessions: self.habits.local_sessions,
+            local_sessions_upgrade: self.habits.local_upgrade,
             ..EnsembleSettings::standard(id, committed)
         };
         let state = Recovered { tree: booted.tree, recent: booted.recent };
@@ -402,10 +429,11 @@ impl Server {
         let (at, index) = (stage.queue.now(), self.index);
         stage.trace.note(at, || format!("server {index} does not start: {error}"));
         self.refused = Some(error.to_string());
+        self.finds_damage = matches!(error, StorageError::Damaged { .. } | StorageError::Refused(_));
         if self.disk.has_crashed() {
             // The machine lost power again while it started.
             self.disk = self.disk.after_crash(Aftermath::Some(self.chance.bits()));
-            self.refused = None;
+            (self.refused, self.finds_damage) = (None, false);
         }
     }
 
@@ -435,7 +463,7 @@ impl Server {
         stage.trace.note(now, || format!("the disk of server {index} is empty"));
         self.disk = SimDisk::quiet();
         self.emptied = true;
-        self.refused = None;
+        (self.refused, self.finds_damage) = (None, false);
         stage.observer.emptied(self.index);
     }
 

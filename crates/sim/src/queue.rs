@@ -119,6 +119,18 @@ impl<E> Queue<E> {
 }
 
 #[cfg(test)]
+impl<E> Queue<E> {
+    /// The first event of a kind, whatever comes before it and whenever it is due. Time stands still.
+    pub(crate) fn take_first(&mut self, is_wanted: impl Fn(&E) -> bool) -> Option<E> {
+        let mut entries = std::mem::take(&mut self.heap).into_sorted_vec();
+        let place = entries.iter().rposition(|entry| is_wanted(&entry.event));
+        let taken = place.map(|place| entries.remove(place).event);
+        self.heap = entries.into();
+        taken
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -88,9 +88,12 @@ fn play(swarm: &Swarm, chance: &mut Chance, trace: Trace) -> World {
     world.stage.trace.note(0, || format!("{swarm:#?}"));
     world.start();
     world.run_until(swarm.chaos);
-    heal(&mut world);
-    converge(&mut world);
-    audit(&mut world);
+    for phase in [heal, converge, audit] {
+        // What comes after the first thing that is wrong says nothing.
+        if !world.stage.has_failed() {
+            phase(&mut world);
+        }
+    }
     world
 }
 

@@ -4,7 +4,7 @@
 //! of everything hides what needs much of one thing.
 
 use oxkeeper_proto::ensemble::Member;
-use oxkeeper_proto::{EnsembleConfig, OpCode, ServerId, Zxid};
+use oxkeeper_proto::{EnsembleConfig, OpCode, Zxid};
 
 use crate::admin;
 use crate::chance::Chance;
@@ -123,6 +123,19 @@ pub struct Swarm {
     pub chaos: Nanos,
 }
 
+/// The configuration of so many servers, of whom the first ones vote and the others observe.
+#[must_use]
+pub fn ensemble_of(servers: usize, voters: usize) -> EnsembleConfig {
+    let member = |index: usize| {
+        let role = if index < voters { "participant" } else { "observer" };
+        let number = index + 1;
+        let line = format!("s{number}:2888:3888:{role};s{number}:2181");
+        Some((Server::id(index), Member::parse(&line).ok()?))
+    };
+    let members = (0..servers).filter_map(member).collect();
+    EnsembleConfig::majority(members, Zxid::ZERO)
+}
+
 impl Swarm {
     /// The configuration of the ensemble, if there is one.
     #[must_use]
@@ -130,8 +143,7 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        let members = (0..self.servers - self.spares).filter_map(|index| self.member(index)).collect();
-        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+        Some(ensemble_of(self.servers - self.spares, self.voters))
     }
 
     /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
@@ -139,16 +151,13 @@ impl Swarm {
     #[must_use]
     pub fn first_config(&self, index: usize) -> Option<EnsembleConfig> {
         let config = self.ensemble()?;
+        if index < self.servers - self.spares {
+            return Some(config);
+        }
         let mut members = config.members().clone();
-        members.extend(self.member(index));
+        let role = if index.is_multiple_of(2) { "participant" } else { "observer" };
+        members.insert(Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?);
         Some(EnsembleConfig::majority(members, Zxid::ZERO))
-    }
-
-    fn member(&self, index: usize) -> Option<(ServerId, Member)> {
-        let is_spare = index >= self.servers - self.spares;
-        let votes = if is_spare { index.is_multiple_of(2) } else { index < self.voters };
-        let role = if votes { "participant" } else { "observer" };
-        Some((Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?))
     }
 
     /// Draws the configuration of a run.
@@ -169,6 +178,9 @@ impl Swarm {
             force_snapshot: chance.happens(if profile == Profile::Rejoin { 0.4 } else { 0.1 }),
             log_sync_bytes: chance.one_of([0, 3_000, 1 << 20]),
             reconfig: profile.is_of_change(),
+            read_only: false,
+            local_sessions: false,
+            local_upgrade: false,
         };
         let weather = Weather {
             floor: MS / 20,
@@ -205,6 +217,12 @@ impl Swarm {
         swarm.draw_faults(profile, chance);
         if profile.is_of_change() {
             swarm.draw_changes(&mut extra);
+        }
+        // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
+        if profile == Profile::Rejoin
+            && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
+        {
+            swarm.server.keep = 1;
         }
         swarm
     }

@@ -40,6 +40,8 @@ pub enum Mend {
     Network,
     /// The disk of this server is full, or slow.
     Disk(usize),
+    /// This server refuses connections.
+    Refusal(usize),
     /// One direction of one connection is stalled.
     Stall(crate::network::LinkId, crate::network::Side),
 }

@@ -28,7 +28,7 @@ pub use error::StorageError;
 pub use logread::{LogReader, LogRecord, ReadLimits, Tear, cut, settle};
 pub use names::Compression;
 pub use reserve::make_reserve;
-pub use rewind::{finish_install, install, truncate};
+pub use rewind::{Truncation, finish_install, install, truncate};
 #[cfg(any(test, feature = "sim-disk"))]
 pub use simdisk::{Aftermath, Fault, SimDisk};
 pub use snapread::{

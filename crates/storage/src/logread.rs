@@ -374,7 +374,9 @@ impl Scan {
 ///
 /// A server that stopped because a sync failed, or was killed before one, leaves records that can be read but are not
 /// on the disk: the system keeps them in memory, and after a failed sync takes them for written, so that syncing again
-/// does nothing. They are written again over themselves, as far back as a batch can reach, and then synced.
+/// does nothing. They are written again over themselves, as far back as a batch can reach, and then synced. The same goes
+/// for where the file ends: a cut of which only the system's memory knows would be undone by the next loss of power, and
+/// what was taken back would stand before what has been logged since. So the file is cut again.
 ///
 /// # Errors
 /// The disk is full or failed: the server must not start.
@@ -400,8 +402,19 @@ pub fn settle(
         file.write_at(part, at).map_err(|error| StorageError::io("writing", path, error))?;
         at += read as u64;
     }
+    cut_again(&mut *file, end).map_err(|error| StorageError::io("cutting", path, error))?;
     file.sync_data().map_err(|error| StorageError::io("syncing", path, error))?;
     disk.sync_dir(dir).map_err(|error| StorageError::io("syncing", dir, error))
+}
+
+/// Ends a file where its records end. To give it the size that it has already would change nothing, so it grows by a
+/// byte first, which takes no space.
+fn cut_again(file: &mut dyn DiskFile, end: u64) -> std::io::Result<()> {
+    match file.set_size(end + 1) {
+        // It is as long as any file may be, so nothing can stand behind its records.
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => Ok(()),
+        grown => grown.and_then(|()| file.set_size(end)),
+    }
 }
 
 /// How far behind its first byte a batch that was never synced can reach.

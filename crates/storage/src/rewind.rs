@@ -13,27 +13,39 @@ use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::logread::{LogReader, ReadLimits};
 use crate::names;
+use crate::snapread::{CANDIDATES_MAX, SnapshotReader, all_candidates};
+
+/// What came of a truncation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Truncation {
+    /// The log ends where it was to end.
+    Done,
+    /// Nothing was removed: no whole snapshot is as old as that end, so there would be nothing to begin from. The whole
+    /// state must come from elsewhere.
+    NothingToBeginFrom,
+}
 
 /// Removes every transaction after `last` from the log, and every snapshot that holds one, durably. Nobody may have
 /// the log open. What a loss of power leaves half done is a state in which no transaction up to `last` is missing.
 ///
 /// # Errors
-/// No snapshot is left to begin from, or the disk failed: the server must stop.
-pub fn truncate(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<(), StorageError> {
+/// The disk failed: the server must stop.
+pub fn truncate(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<Truncation, StorageError> {
     match truncate_in_order(dirs, last, limits) {
-        Err(StorageError::Io { .. }) if is(Fault::TruncateFailureIgnored) => Ok(()),
+        Err(StorageError::Io { .. }) if is(Fault::TruncateFailureIgnored) => Ok(Truncation::Done),
         truncated => truncated,
     }
 }
 
-fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<(), StorageError> {
+fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<Truncation, StorageError> {
     let disk = &*dirs.disk;
     let mut snapshots: Vec<(Zxid, PathBuf)> =
         named(disk, &dirs.snapshots, |name| names::parse_snapshot(name).map(|(zxid, _)| zxid))?;
     snapshots.sort();
-    if snapshots.first().is_some_and(|(oldest, _)| *oldest > last) {
-        let what = format!("every snapshot is newer than {last}, up to which the leader wants the log cut");
-        return Err(StorageError::Refused(what));
+    if !snapshots.is_empty() && !has_whole_snapshot(dirs, last, limits)? {
+        info!("No snapshot is as old as {last}, where the log is to be cut: it stays as it is");
+        return Ok(Truncation::NothingToBeginFrom);
     }
     // A snapshot that outlived the log's end would bring back what was taken.
     remove(disk, &dirs.snapshots, snapshots.into_iter().filter(|(zxid, _)| *zxid > last))?;
@@ -44,13 +56,31 @@ fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Resu
     for file in later.into_iter().rev() {
         remove(disk, &dirs.logs, std::iter::once(file))?;
     }
-    let Some((first, path)) = logs.into_iter().rfind(|(first, _)| *first <= last) else { return Ok(()) };
+    let Some((first, path)) = logs.into_iter().rfind(|(first, _)| *first <= last) else {
+        return Ok(Truncation::Done);
+    };
     let end = end_of(dirs, first, last, limits)?;
     info!("Cutting {} at {end}, after {last}", path.display());
     let failed = |error| StorageError::io("cutting", &path, error);
     let mut file = disk.open(&path).map_err(failed)?;
     file.set_size(end).map_err(failed)?;
-    file.sync_data().map_err(failed)
+    file.sync_data().map_err(failed)?;
+    Ok(Truncation::Done)
+}
+
+/// Whether a snapshot that is not newer than `last` can be read to its end. One that only has the name would leave
+/// nothing, once the newer ones are gone.
+fn has_whole_snapshot(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<bool, StorageError> {
+    let older = all_candidates(&*dirs.disk, &dirs.snapshots)?;
+    let mut older = older.iter().filter(|candidate| candidate.zxid <= last).take(CANDIDATES_MAX);
+    Ok(older.any(|candidate| {
+        let read = || {
+            let mut reader = SnapshotReader::open(&dirs.disk, candidate, limits.record_bytes_max)?;
+            while reader.next_item()?.is_some() {}
+            Ok::<(), StorageError>(())
+        };
+        read().is_ok()
+    }))
 }
 
 /// Leaves nothing but the snapshot of this zxid, which a leader has sent and which is whole and has its name, durably.
@@ -134,6 +164,7 @@ fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logread::settle;
     use crate::simdisk::{Aftermath, Fault as DiskFault, SimDisk};
     use crate::snapwrite::SnapshotWriter;
     use crate::txnlog::{LogOptions, TxnLog};
@@ -156,8 +187,10 @@ mod tests {
         }
         for zxid in [0, 5, 10] {
             let disk = dirs.disk.clone();
-            let writer =
+            let mut writer =
                 SnapshotWriter::create(disk, &dirs.snapshots, Zxid(zxid), names::Compression::None).unwrap();
+            // No sessions, no lists, no znodes.
+            writer.write(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'/']).unwrap();
             writer.finish(None, true).unwrap();
         }
         (disk, dirs)
@@ -192,7 +225,7 @@ mod tests {
     fn every_end_leaves_what_is_before_it() {
         for last in 0..13 {
             let (_, dirs) = written();
-            truncate(&dirs, Zxid(last), LIMITS).unwrap();
+            assert_eq!(truncate(&dirs, Zxid(last), LIMITS).unwrap(), Truncation::Done);
             assert_eq!(records(&dirs), (1..=last).collect::<Vec<_>>());
             assert_eq!(
                 newest_snapshot(&dirs),
@@ -235,9 +268,56 @@ mod tests {
     fn without_a_snapshot_to_begin_from_nothing_is_taken() {
         let (_, dirs) = written();
         dirs.disk.remove(&dirs.snapshots.join("snapshot.0")).unwrap();
-        let refused = truncate(&dirs, Zxid(3), LIMITS).unwrap_err().to_string();
-        assert!(refused.contains("every snapshot is newer than 0x3"), "{refused}");
-        assert_eq!(records(&dirs).len(), 12);
+        assert_eq!(truncate(&dirs, Zxid(3), LIMITS).unwrap(), Truncation::NothingToBeginFrom);
+        assert_eq!((records(&dirs).len(), newest_snapshot(&dirs)), (12, Some(10)));
+        assert_eq!(truncate(&dirs, Zxid(6), LIMITS).unwrap(), Truncation::Done);
+        assert_eq!((records(&dirs).len(), newest_snapshot(&dirs)), (6, Some(5)));
+    }
+
+    #[test]
+    fn a_snapshot_that_rots_is_nothing_to_begin_from() {
+        let (_, dirs) = written();
+        let path = dirs.snapshots.join("snapshot.0");
+        let mut file = dirs.disk.open(&path).unwrap();
+        let mut byte = [0];
+        file.read_at(&mut byte, 17).unwrap();
+        file.write_at(&[byte[0] ^ 1], 17).unwrap();
+        assert_eq!(truncate(&dirs, Zxid(3), LIMITS).unwrap(), Truncation::NothingToBeginFrom);
+        assert_eq!((records(&dirs).len(), newest_snapshot(&dirs)), (12, Some(10)));
+    }
+
+    /// A sync that fails after the cut: the system shows a cut file until the power goes. What a start has read must be
+    /// what every later start reads, or transactions that were taken back would stand before those that followed.
+    #[test]
+    fn what_was_taken_back_stays_so_though_the_sync_of_the_cut_has_failed() {
+        for last in [3, 4, 7, 10] {
+            let (disk, dirs) = written();
+            let removals = disk_steps_before_the_sync(last);
+            disk.fail_at(removals, DiskFault::Error);
+            assert!(truncate(&dirs, Zxid(last), LIMITS).is_err());
+            let killed = disk.after_kill();
+            let found = on(&killed);
+            assert_eq!(records(&found), (1..=last).collect::<Vec<_>>(), "the start after that");
+            let mut reader = LogReader::after(found.disk.clone(), &found.logs, Zxid::ZERO, LIMITS).unwrap();
+            while reader.next_record().unwrap().is_some() {}
+            settle(&*found.disk, &found.logs, reader.end().unwrap(), LIMITS).unwrap();
+            let options = LogOptions { prepare_bytes: 0, sync: true, file_bytes_max: 0 };
+            let mut log = TxnLog::new(found.disk.clone(), found.logs.clone(), options);
+            let mut payload = vec![7; 40];
+            payload[12..20].copy_from_slice(&(1i64 << 32 | 1).to_be_bytes());
+            log.append(Zxid::new(1, 1), &payload);
+            log.commit().unwrap();
+            let left = on(&killed.after_crash(Aftermath::Synced));
+            assert_eq!(records(&left), (1..=last).chain([1 << 32 | 1]).collect::<Vec<_>>());
+        }
+    }
+
+    /// Steps of a truncation of what [`written`] has made before its last one, the sync of what it has cut.
+    fn disk_steps_before_the_sync(last: i64) -> usize {
+        let (disk, dirs) = written();
+        let before = disk.steps().len();
+        assert_eq!(truncate(&dirs, Zxid(last), LIMITS).unwrap(), Truncation::Done);
+        disk.steps().len() - before - 1
     }
 
     #[test]

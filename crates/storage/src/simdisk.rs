@@ -478,8 +478,8 @@ impl SimFile {
         let mut state = self.disk.state();
         let grown = match &change {
             Change::Write { at, bytes } => at + bytes.len(),
-            Change::Size(size) => *size,
-            Change::Lost => 0,
+            // What is not written takes no space.
+            Change::Size(_) | Change::Lost => 0,
         };
         let grows = state.inodes.get(self.inode).is_some_and(|inode| grown > inode.bytes.len());
         let name = state.name_of(self.inode);

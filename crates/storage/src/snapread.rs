@@ -22,7 +22,7 @@ const CHUNK: usize = 1 << 18;
 /// Bytes of a stored stat.
 const STAT: usize = 60;
 /// How many of the newest files are looked at.
-const CANDIDATES_MAX: usize = 100;
+pub(crate) const CANDIDATES_MAX: usize = 100;
 
 /// A file that may be a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,13 @@ pub struct SnapshotTail {
 /// # Errors
 /// The directory cannot be read.
 pub fn candidates(disk: &dyn Disk, dir: &Path) -> Result<Vec<Candidate>, StorageError> {
+    let mut all = all_candidates(disk, dir)?;
+    all.truncate(CANDIDATES_MAX);
+    Ok(all)
+}
+
+/// The same, however many there are.
+pub(crate) fn all_candidates(disk: &dyn Disk, dir: &Path) -> Result<Vec<Candidate>, StorageError> {
     let entries = disk.list(dir).map_err(|error| StorageError::io("listing", dir, error))?;
     let mut all: Vec<Candidate> = entries
         .iter()
@@ -79,7 +86,6 @@ pub fn candidates(disk: &dyn Disk, dir: &Path) -> Result<Vec<Candidate>, Storage
         .collect();
     all.sort_by_key(|candidate| std::cmp::Reverse(candidate.zxid));
     all.retain(|candidate| is(Fault::PurgeCountsInvalid) || looks_complete(disk, candidate));
-    all.truncate(CANDIDATES_MAX);
     Ok(all)
 }
 

@@ -18,7 +18,7 @@ use crate::election::{self, Candidate, Election, Timing};
 use crate::history::History;
 use crate::leader::{Leader, Syncer};
 use crate::learner::Learner;
-use crate::quorum::Quorums;
+use crate::quorum::{Oracle, Quorums};
 use crate::vote::Vote;
 
 /// What a server brings with it.
@@ -109,6 +109,8 @@ impl Agreement {
             force_snapshot: setup.force_snapshot,
             wants_snapshot: false,
             may_read_log: setup.may_read_log,
+            oracle: Oracle::Absent,
+            asks_oracle: true,
             appending: VecDeque::new(),
             promising: VecDeque::new(),
             taking: VecDeque::new(),
@@ -280,6 +282,15 @@ impl Agreement {
         });
     }
 
+    /// A [`Durable::Truncate`](crate::Durable::Truncate) to this transaction would have left nothing to begin from, so
+    /// nothing was removed.
+    pub fn cannot_truncate(&mut self, now_ms: i64, zxid: Zxid) {
+        self.enter(now_ms, |role, cx| match role {
+            Role::Learning(learner) => learner.cannot_truncate(cx, zxid),
+            _ => Ok(()),
+        });
+    }
+
     /// Leaves the present role.
     pub fn resign(&mut self, now_ms: i64, reason: &str) {
         self.enter(now_ms, |role, _| match role {
@@ -293,6 +304,18 @@ impl Agreement {
     pub fn take_whole_state(&mut self, now_ms: i64, reason: &str) {
         self.cx.wants_snapshot = true;
         self.resign(now_ms, reason);
+    }
+
+    /// Where two vote and an oracle is configured, whether it lets this server go on without the other one. It denies
+    /// that until it has spoken.
+    pub fn oracle(&mut self, now_ms: i64, says: bool) {
+        self.cx.oracle = Oracle::Says(says);
+        self.enter(now_ms, |role, cx| match role {
+            Role::Leading(leader) => leader.oracle_spoke(cx),
+            _ => Ok(()),
+        });
+        self.elect(election::Input::Oracle(self.cx.oracle));
+        self.settle();
     }
 
     /// Time has passed.

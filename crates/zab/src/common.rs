@@ -154,6 +154,10 @@ pub(crate) struct Common {
     /// This server's state went wrong: only a snapshot of the leader's will do.
     pub(crate) wants_snapshot: bool,
     pub(crate) may_read_log: bool,
+    /// What the oracle says, if there is one.
+    pub(crate) oracle: Oracle,
+    /// Whether it is asked now: not by a leader that a follower has joined.
+    pub(crate) asks_oracle: bool,
     /// Appends that are not on the disk.
     pub(crate) appending: VecDeque<(Ticket, Zxid)>,
     /// Epochs that are on their way to their files.
@@ -226,9 +230,14 @@ impl Common {
         self.out.push_back(Action::ConfigsChanged);
     }
 
+    /// The word of the oracle, if it counts now.
+    pub(crate) fn oracle(&self) -> Oracle {
+        if self.asks_oracle { self.oracle } else { Oracle::Absent }
+    }
+
     /// Whether these servers are a quorum of the configuration in force and of the one to come.
     pub(crate) fn are_quorum(&self, servers: &BTreeSet<ServerId>) -> bool {
-        self.quorums.are_met(servers, Oracle::Absent)
+        self.quorums.are_met(servers, self.oracle())
     }
 
     pub(crate) fn send(&mut self, link: LinkId, packet: PeerPacket) {

@@ -37,7 +37,8 @@ pub enum Durable {
     /// Add a transaction to the end of the log.
     Append(Proposal),
     /// Remove every transaction after this one from the log, and every snapshot newer than it: also one that is still
-    /// being written must never get its name.
+    /// being written must never get its name. If no older snapshot is whole, nothing is removed, and
+    /// [`Agreement::cannot_truncate`](crate::Agreement::cannot_truncate) tells of it.
     Truncate(Zxid),
     /// Replace the file `acceptedEpoch`.
     AcceptedEpoch(Epoch),

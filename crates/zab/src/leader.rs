@@ -16,7 +16,7 @@ use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 
 use crate::common::{Action, Common, Leave};
 use crate::durable::{LinkId, Proposal, Ticket};
-use crate::quorum::{Oracle, Quorums, Tracker};
+use crate::quorum::{Oracle, Quorums, Tracker, oracle_needed};
 
 /// Ticks after which a leader without a quorum takes a voter's second thoughts for an answer.
 const DISLOYAL_AFTER_TICKS: i64 = 2;
@@ -146,6 +146,7 @@ pub(crate) struct Leader {
 impl Leader {
     pub(crate) fn new(cx: &mut Common) -> Leader {
         cx.out.push_back(Action::Listen(true));
+        cx.asks_oracle = oracle_needed(&cx.committed, 0);
         let mut leader = Leader {
             phase: Phase::Registering,
             since_ms: cx.now_ms,
@@ -306,6 +307,8 @@ impl Leader {
         self.next_check_ms = cx.now_ms + cx.limits.tick_ms / 2;
         self.is_tick = !self.is_tick;
         self.close_silent(cx);
+        self.weigh_oracle(cx);
+        self.judge(cx)?;
         if self.phase != Phase::Active {
             let waited_ms = cx.now_ms - self.since_ms;
             if waited_ms > cx.limits.init_ms() {
@@ -347,12 +350,42 @@ impl Leader {
         let mut servers: BTreeSet<ServerId> =
             self.peers.values().filter(in_step).map(|peer| peer.server).collect();
         servers.insert(cx.me);
-        Quorums::new(config, None).are_met(&servers, Oracle::Absent)
+        Quorums::new(config, None).are_met(&servers, cx.oracle())
+    }
+
+    /// The oracle has spoken.
+    pub(crate) fn oracle_spoke(&mut self, cx: &mut Common) -> Result<(), Leave> {
+        if cx.oracle() == Oracle::Absent { Ok(()) } else { self.judge(cx) }
+    }
+
+    /// Whether the oracle is asked from now on: not while a voter gets what is new, which must then acknowledge it.
+    ///
+    /// Source: `QuorumOracleMaj.updateNeedOracle`, 3.9.
+    fn weigh_oracle(&self, cx: &mut Common) {
+        let gets_new = |peer: &&Peer| {
+            matches!(peer.stage, Stage::Synchronizing | Stage::Level | Stage::Active)
+                && cx.is_voter(peer.server)
+        };
+        let followers = self.peers.values().filter(gets_new).count();
+        cx.asks_oracle = oracle_needed(&cx.committed, followers);
+    }
+
+    /// Goes on with what only waited for a quorum, if there is one now.
+    fn judge(&mut self, cx: &mut Common) -> Result<(), Leave> {
+        match self.phase {
+            Phase::Registering => self.choose_epoch(cx),
+            Phase::Electing => self.end_election(cx),
+            Phase::Synchronizing => self.begin_to_serve(cx),
+            Phase::Active => return self.commit_agreed(cx),
+            Phase::Promising(_) | Phase::TakingOver(_) => {}
+        }
+        Ok(())
     }
 
     /// Ends the role: what was offered and is not final.
     pub(crate) fn end(self, cx: &mut Common) -> Vec<Proposal> {
         cx.out.push_back(Action::Listen(false));
+        cx.asks_oracle = true;
         for link in self.peers.keys() {
             cx.out.push_back(Action::Close(*link));
         }

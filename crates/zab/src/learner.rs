@@ -91,6 +91,8 @@ pub(crate) struct Learner {
     new_leader: Option<Option<Arc<EnsembleConfig>>>,
     /// What is to be acknowledged once it is on the disk.
     acks: VecDeque<(Ticket, Zxid)>,
+    /// Whether it has told the leader that only the whole state will do.
+    asks_for_all: bool,
 }
 
 impl Learner {
@@ -113,6 +115,7 @@ impl Learner {
             snapshot: None,
             new_leader: None,
             acks: VecDeque::new(),
+            asks_for_all: false,
         };
         learner.dial(cx);
         learner
@@ -176,6 +179,7 @@ impl Learner {
         self.heard_ms = cx.now_ms;
         match packet {
             PeerPacket::LeaderInfo { epoch, .. } => self.epoch_offered(cx, epoch),
+            PeerPacket::Diff { .. } | PeerPacket::Trunc { .. } if cx.wants_snapshot => self.ask_for_all(cx),
             PeerPacket::Diff { .. } => self.begin_sync(Base::Ready),
             PeerPacket::Trunc { zxid } => self.truncate(cx, zxid),
             PeerPacket::Snap { zxid } => self.load(cx, zxid),

@@ -11,7 +11,7 @@ use oxkeeper_proto::{EnsembleConfig, ServerId, Zxid};
 /// What decides between two voters of whom one is lost: a file that an operator or a fencing device writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Oracle {
-    /// There is none, or it is not needed: see [`oracle_needed`].
+    /// There is none, or it is not asked: see [`oracle_needed`].
     Absent,
     /// Its word.
     Says(bool),
@@ -63,7 +63,8 @@ impl Rule {
             if oxkeeper_planted::is(Fault::HalfIsQuorum) && count > 0 && count * 2 >= self.voters.len() {
                 return true;
             }
-            return count > self.voters.len() / 2 || self.voters.len() <= 2 && oracle == Oracle::Says(true);
+            let decides = self.voters.len() <= 2 && count > 0 && oracle == Oracle::Says(true);
+            return count > self.voters.len() / 2 || decides;
         };
         let mut won: BTreeMap<i64, i128> = BTreeMap::new();
         for (group, weight) in acked.iter().filter_map(|id| groups.of.get(id)) {

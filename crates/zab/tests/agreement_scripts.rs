@@ -187,7 +187,9 @@ impl Stage {
                 };
                 self.server.notification(now_ms, notification.leader, Ok(notification));
             }
+            "oracle" => self.server.oracle(now_ms, words.at(1) == "yes"),
             "distrust" => self.server.take_whole_state(now_ms, "the state differs from the leader's"),
+            "uncuttable" => self.server.cannot_truncate(now_ms, zxid(words.at(1))),
             "sync" => self.server.sync_here(words.at(1).parse().unwrap()),
             "streams" => self.server.snapshot_begins(self.links[words.at(1)], zxid(words.at(2))),
             "loaded" => {

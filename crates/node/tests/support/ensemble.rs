@@ -457,7 +457,13 @@ impl Ensemble {
                 running.work.push_front((ticket, work));
                 return false;
             }
-            disk_host.disk.do_work(work);
+            if let Durable::Truncate(zxid) = work
+                && disk_host.disk.snapshot.as_ref().is_some_and(|(at, _)| *at > zxid)
+            {
+                self.step(host, Input::Peer(PeerInput::CannotTruncate { zxid }));
+            } else {
+                disk_host.disk.do_work(work);
+            }
             self.step(host, Input::Persisted(ticket));
             return true;
         }

@@ -47,7 +47,8 @@ struct Offer {
 impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
-        self.members_in_packet(packet, self.has_offered(link));
+        self.members_in_packet(server, packet, self.has_offered(link));
+        self.check_stream(server, link, packet);
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
@@ -119,13 +120,16 @@ impl Observer {
             });
         }
         let Some(offer) = self.reigns.offered.get(&link).copied() else { return };
-        let history = offer.history.counter() == 0 || self.holds(server, offer.history);
-        let last = self.durable_last(server);
-        let is_there = history && last >= Zxid(offer.history.0 - i64::from(offer.history.counter() == 0));
-        self.check(6, is_there, || {
+        let (end, last) = (self.end_of(offer.history), self.end_of(self.durable_last(server)));
+        let is_there = end == Zxid::ZERO || self.holds(server, end);
+        self.check(6, is_there && last >= end, || {
+            format!("server {server} acknowledges NEWLEADER {zxid}; its disk ends at {last}, not {end}")
+        });
+        // What was never agreed is gone: it would come back as part of a later leader's history.
+        let stale = self.logs.get(server).and_then(|log| log.between(end, zxid));
+        self.check(6, stale.is_none(), || {
             format!(
-                "server {server} acknowledges NEWLEADER {zxid}; its disk ends at {last}, not {}",
-                offer.history
+                "server {server} acknowledges NEWLEADER {zxid}; its disk still holds {stale:?} after {end}"
             )
         });
         let (accepted, current) = durable_epochs(disk);
@@ -138,6 +142,19 @@ impl Observer {
         self.check(2, accepted >= current, || {
             format!("server {server} has accepted {accepted:?} and is in {current:?}")
         });
+    }
+
+    /// Where a history ends that is said to end at `zxid`. The start of an epoch is no transaction and stands in no log:
+    /// who is there has what the epoch's leader had when it began.
+    fn end_of(&self, mut zxid: Zxid) -> Zxid {
+        while zxid != Zxid::ZERO
+            && zxid.counter() == 0
+            && let Some((_, history)) = self.reigns.begun.get(&zxid.epoch().0)
+            && *history < zxid
+        {
+            zxid = *history;
+        }
+        zxid
     }
 
     /// What is final is durable with a quorum of voters.

@@ -61,6 +61,12 @@ impl Peers {
             || self.listened.contains_key(&link)
             || self.spoken.values().any(|spoken| spoken.link == Some(link))
     }
+
+    /// Whether a snapshot is on its way in, of which a part has not come yet.
+    #[cfg(test)]
+    pub(super) fn awaits_snapshot(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|known| known.stream.in_snapshot())
+    }
 }
 
 fn index_of(server: ServerId) -> usize {
@@ -198,6 +204,7 @@ impl Server {
 
     fn notify(&mut self, stage: &mut Stage, to: ServerId, notification: &Notification) {
         let Some(process) = &mut self.process else { return };
+        stage.observer.notified(self.index, notification);
         let mut bytes = Vec::new();
         notification.encode(&mut bytes);
         if index_of(to) == self.index {

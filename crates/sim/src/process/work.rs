@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use oxkeeper_node::{Durable, Input, PeerInput, Proposal, Recovered, SnapshotStep, Task, Ticket};
 use oxkeeper_proto::Zxid;
 use oxkeeper_storage::{
-    Compression, EpochFile, LogReader, ReadLimits, SnapshotWriter, StorageError, epochs, install, names,
-    prepare, purge, truncate,
+    Compression, EpochFile, LogReader, ReadLimits, SnapshotWriter, StorageError, Truncation, epochs, install,
+    names, prepare, purge, truncate,
 };
 
 use super::{Chore, Server, ServerEvent, members};
@@ -35,7 +35,8 @@ impl Server {
         }
         let is_append = |work: &&Work| matches!(work, Work::Durable(_, Durable::Append(_)));
         let appends = process.work.iter().take_while(is_append).count();
-        let count = appends.max(1).min(process.work.len());
+        let appends = if self.in_steps { 1 } else { appends.max(1) };
+        let count = appends.min(process.work.len());
         // Both look at the snapshots that there are, so what is being written comes first.
         let installs = matches!(
             process.work.front(),
@@ -70,7 +71,7 @@ impl Server {
                 }
                 Work::Durable(ticket, work) => {
                     last = Some(ticket);
-                    self.change(work)
+                    self.change(work).map(|told| self.tell(stage, told))
                 }
                 Work::Task(task) => return self.do_task(stage, task),
             };
@@ -103,31 +104,41 @@ impl Server {
         }
     }
 
-    /// Durable work that is no append.
-    fn change(&mut self, work: Durable) -> Result<(), StorageError> {
-        let Some(process) = &mut self.process else { return Ok(()) };
+    /// Tells the node that a piece of work could not be done, and why it may go on all the same.
+    fn tell(&mut self, stage: &mut Stage, told: Option<PeerInput>) {
+        let Some(told) = told else { return };
+        let (at, index) = (stage.queue.now(), self.index);
+        stage.trace.note(at, || format!("server {index}: {told:?}"));
+        self.step(stage, Input::Peer(told));
+    }
+
+    /// Durable work that is no append, and what the node is to be told of it.
+    fn change(&mut self, work: Durable) -> Result<Option<PeerInput>, StorageError> {
+        let Some(process) = &mut self.process else { return Ok(None) };
         let (disk, dir) = (&*process.dirs.disk, &process.dirs.snapshots);
         match work {
-            Durable::Append(_) => Ok(()),
+            Durable::Append(_) => {}
             Durable::Truncate(zxid) => {
                 process.log.roll()?;
-                truncate(&process.dirs, zxid, LIMITS)?;
+                if truncate(&process.dirs, zxid, LIMITS)? == Truncation::NothingToBeginFrom {
+                    return Ok(Some(PeerInput::CannotTruncate { zxid }));
+                }
                 self.forget_snapshot_after(zxid);
-                Ok(())
             }
-            Durable::AcceptedEpoch(epoch) => EpochFile::Accepted.write(disk, dir, epoch),
-            Durable::CurrentEpoch(epoch) => EpochFile::Current.write(disk, dir, epoch),
+            Durable::AcceptedEpoch(epoch) => EpochFile::Accepted.write(disk, dir, epoch)?,
+            Durable::CurrentEpoch(epoch) => EpochFile::Current.write(disk, dir, epoch)?,
             // The state that came is not on the disk; what was there before stays.
-            Durable::InstallSnapshot(_) if process.snapshot_failed => Ok(()),
+            Durable::InstallSnapshot(_) if process.snapshot_failed => {}
             Durable::InstallSnapshot(zxid) => {
                 process.log.roll()?;
-                install(&process.dirs, zxid)
+                install(&process.dirs, zxid)?;
             }
             Durable::Config { committed, config } => {
                 let name = if committed { members::COMMITTED } else { members::SEEN };
-                epochs::replace(disk, dir, name, config.to_string().as_bytes())
+                epochs::replace(disk, dir, name, config.to_string().as_bytes())?;
             }
         }
+        Ok(None)
     }
 
     /// A snapshot of what was just taken back must not get its name any more, however far it is.
@@ -152,7 +163,7 @@ impl Server {
         }
     }
 
-    fn do_task(&mut self, stage: &mut Stage, task: Task) {
+    pub(super) fn do_task(&mut self, stage: &mut Stage, task: Task) {
         let rules = self.rules();
         let seed = self.chance.bits();
         let Some(process) = &mut self.process else { return };
@@ -244,6 +255,9 @@ impl Server {
                 }
                 if let Some((writer, digest)) = process.writer.take() {
                     writer.finish(digest, true)?;
+                    if process.installs() {
+                        return Ok(None);
+                    }
                     // Purging is nobody's duty: it may fail.
                     let _ = purge::plan(&process.dirs, keep).map(|gone| purge::remove(&process.dirs, &gone));
                 }
@@ -254,6 +268,14 @@ impl Server {
                 Ok(None)
             }
         }
+    }
+}
+
+impl super::Process {
+    /// Whether a leader's snapshot is to be installed. There may be newer ones still, and a purge would take it for old.
+    fn installs(&self) -> bool {
+        let is_install = |work: &Work| matches!(work, Work::Durable(_, Durable::InstallSnapshot(_)));
+        self.work.iter().chain(&self.working).any(is_install)
     }
 }
 

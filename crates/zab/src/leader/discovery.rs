@@ -6,6 +6,7 @@ use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Zxid};
 use super::{Leader, Phase, Stage};
 use crate::common::{Action, Common, Leave};
 use crate::durable::{Durable, LinkId};
+use crate::quorum::Oracle;
 
 impl Leader {
     /// A learner introduces itself.
@@ -59,6 +60,9 @@ impl Leader {
     pub(super) fn choose_epoch(&mut self, cx: &mut Common) {
         if cx.are_quorum(&self.registered) {
             self.epoch = Epoch(self.highest_accepted.max(cx.accepted).0 + 1);
+            if !cx.quorums.are_met(&self.registered, Oracle::Absent) {
+                self.epoch = epoch_of_its_own(cx, self.epoch);
+            }
             self.phase = Phase::Promising(cx.durable(Durable::AcceptedEpoch(self.epoch)));
         }
     }
@@ -122,7 +126,7 @@ impl Leader {
     }
 
     /// The election ends once a quorum has promised the epoch: nobody else can lead in it any more.
-    fn end_election(&mut self, cx: &mut Common) {
+    pub(super) fn end_election(&mut self, cx: &mut Common) {
         if self.phase != Phase::Electing || !cx.are_quorum(&self.promised) {
             return;
         }
@@ -167,4 +171,11 @@ impl Leader {
             self.let_serve(cx, link);
         }
     }
+}
+
+/// The first epoch from this one on in which only this server leads without the other. The other voter may have led
+/// alone in the meantime: in the same epoch, one zxid would then name two transactions, and nobody would notice.
+fn epoch_of_its_own(cx: &Common, epoch: Epoch) -> Epoch {
+    let is_second = cx.committed.voters().position(|voter| voter == cx.me) == Some(1);
+    Epoch(epoch.0 + i64::from(epoch.0 % 2 != i64::from(is_second)))
 }

@@ -109,6 +109,7 @@ impl Leader {
         }
         peer.stage = Stage::Synchronizing;
         peer.heard_ms = cx.now_ms;
+        self.weigh_oracle(cx);
         if !is_changing {
             cx.send(link, new_leader);
         }

@@ -78,14 +78,17 @@ impl Learner {
         cx.accepted = epoch;
         self.stage = Stage::AwaitsPlan;
         self.heard_ms = cx.now_ms;
+        // Only a promise that does not count may hide what is in the log: the leader judges by it whether it has
+        // everything. One that counts is asked for again with the next link, once the epoch has begun.
+        self.asks_for_all = cx.wants_snapshot && !counts;
         // One whose directory was emptied must not be counted for its empty log.
-        let last = match (cx.wants_snapshot, cx.emptied) {
+        let last = match (self.asks_for_all, cx.emptied) {
             // The start of an epoch that has not begun: nothing is found there, so the whole state is sent.
             (true, _) => Epoch(epoch.0 + 1).start(),
             (false, true) => Zxid(-1),
             (false, false) => cx.last_logged,
         };
-        let current = (counts && !cx.wants_snapshot).then_some(cx.current);
+        let current = counts.then_some(cx.current);
         if let Some(link) = self.link {
             cx.send(link, PeerPacket::AckEpoch { last, current });
         }

@@ -30,6 +30,30 @@ impl Learner {
         Ok(())
     }
 
+    /// The log cannot be cut: no snapshot is old enough to begin from then. Nothing was taken from the disk, so what this
+    /// server has acknowledged is still there, and is what it votes with until the leader's whole state is there too.
+    pub(crate) fn cannot_truncate(&mut self, cx: &mut Common, zxid: Zxid) -> Result<(), Leave> {
+        if !matches!(self.base, Base::Truncating(_, wanted) if wanted == zxid) {
+            return Ok(());
+        }
+        cx.wants_snapshot = true;
+        self.ask_for_all(cx)
+    }
+
+    /// Comes to the same leader anew, to be sent the whole state. There is no election in between: the leader may wait for
+    /// this very server to have a quorum, and by now its promise has counted.
+    pub(super) fn ask_for_all(&mut self, cx: &mut Common) -> Result<(), Leave> {
+        if self.asks_for_all {
+            return Err(Leave::because("the leader does not send its whole state"));
+        }
+        tracing::info!("Asking server {} for its whole state", self.leader);
+        if let Some(link) = self.link {
+            cx.out.push_back(Action::Close(link));
+        }
+        *self = Learner::new(cx, self.leader);
+        Ok(())
+    }
+
     /// The state was read from the disk.
     pub(crate) fn reloaded(
         &mut self,

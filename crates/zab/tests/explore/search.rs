@@ -59,10 +59,33 @@ fn fingerprint(state: &impl Hash) -> u64 {
 /// # Errors
 /// What is wrong, and the steps that lead to it.
 pub(crate) fn explore<M: Model>(model: &M, bounds: Bounds) -> Result<Visited, String> {
+    visit(model, bounds, &mut Vec::new())
+}
+
+/// The shortest ways to states that lead to no other new one: together they pass every state that is visited.
+///
+/// # Errors
+/// As [`explore`].
+#[allow(dead_code, reason = "the simulator replays them")]
+pub(crate) fn ways<M: Model>(model: &M, bounds: Bounds) -> Result<Vec<Vec<M::Step>>, String> {
+    let mut ways = Vec::new();
+    visit(model, bounds, &mut ways)?;
+    let mut ends: BTreeSet<usize> = (0..ways.len()).collect();
+    for (before, _) in &ways {
+        ends.remove(before);
+    }
+    Ok(ends.into_iter().map(|end| steps_to(&ways, end)).collect())
+}
+
+/// Visits the states; `ways` tells how each was reached, from which other one and by what step.
+fn visit<M: Model>(
+    model: &M,
+    bounds: Bounds,
+    ways: &mut Vec<(usize, Option<M::Step>)>,
+) -> Result<Visited, String> {
     let start = model.initial();
     let mut seen = BTreeSet::from([fingerprint(&start)]);
-    // How each state was reached, to tell the way to one that is wrong.
-    let mut ways: Vec<(usize, Option<M::Step>)> = vec![(0, None)];
+    ways.push((0, None));
     let mut level = vec![(start, 0)];
     let mut visited = Visited { states: 1, steps: 0, depth: 0, is_whole: true, recoveries: 0 };
     while !level.is_empty() && visited.is_whole {
@@ -72,7 +95,7 @@ pub(crate) fn explore<M: Model>(model: &M, bounds: Bounds) -> Result<Visited, St
                 visited.steps += 1;
                 let mut after = state.clone();
                 let result = model.take(&mut after, step);
-                result.map_err(|what| story(&ways, index, Some(step), &what))?;
+                result.map_err(|what| story(ways, index, Some(step), &what))?;
                 if !seen.insert(fingerprint(&after)) {
                     continue;
                 }
@@ -80,7 +103,7 @@ pub(crate) fn explore<M: Model>(model: &M, bounds: Bounds) -> Result<Visited, St
                 if visited.states.is_multiple_of(bounds.recovery_every) {
                     visited.recoveries += 1;
                     let result = model.recovers(&after);
-                    result.map_err(|what| story(&ways, index, Some(step), &format!("healing: {what}")))?;
+                    result.map_err(|what| story(ways, index, Some(step), &format!("healing: {what}")))?;
                 }
                 ways.push((index, Some(step)));
                 next.push((after, ways.len() - 1));
@@ -96,13 +119,19 @@ pub(crate) fn explore<M: Model>(model: &M, bounds: Bounds) -> Result<Visited, St
     Ok(visited)
 }
 
-fn story<S: Debug + Copy>(ways: &[(usize, Option<S>)], mut at: usize, last: Option<S>, what: &str) -> String {
-    let mut steps: Vec<S> = last.into_iter().collect();
+fn steps_to<S: Copy>(ways: &[(usize, Option<S>)], mut at: usize) -> Vec<S> {
+    let mut steps = Vec::new();
     while let (before, Some(step)) = ways[at] {
         steps.push(step);
         at = before;
     }
-    let steps: Vec<String> = steps.iter().rev().map(|step| format!("  {step:?}")).collect();
+    steps.reverse();
+    steps
+}
+
+fn story<S: Debug + Copy>(ways: &[(usize, Option<S>)], at: usize, last: Option<S>, what: &str) -> String {
+    let steps = steps_to(ways, at).into_iter().chain(last);
+    let steps: Vec<String> = steps.map(|step| format!("  {step:?}")).collect();
     format!("{what}, after\n{}", steps.join("\n"))
 }
 
