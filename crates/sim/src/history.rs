@@ -30,6 +30,8 @@ pub struct Call {
     pub server: usize,
     /// Whether it was sent on a connection that its session had left: it must not happen.
     pub stale: bool,
+    /// Whether the server had said that it only lets read.
+    pub read_only: bool,
     /// What came of it.
     pub result: Outcome,
 }

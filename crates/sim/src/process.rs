@@ -113,6 +113,8 @@ struct Conn {
     /// What the server has said, for the observer.
     said: Frames,
     greeted: bool,
+    /// Whether its client was told that it can only read here.
+    read_only: bool,
     closing: bool,
     reading: bool,
 }
@@ -631,6 +633,11 @@ impl Server {
             return;
         }
         process.role = role;
+        let reads = process.conns.values().filter(|(_, conn)| conn.read_only && !conn.closing).count();
+        if role.1 && reads > 0 {
+            let what = format!("server {} serves and leaves {reads} clients to read", self.index);
+            return stage.violate(28, what);
+        }
         let (now, index) = (stage.queue.now(), self.index);
         let (what, serving, epoch) = role;
         stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));

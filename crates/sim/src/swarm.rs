@@ -38,6 +38,8 @@ pub enum Profile {
     Rejoin,
     /// An ensemble whose members change.
     Reconfig,
+    /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
+    CutOff,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose members change.
@@ -48,7 +50,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 13] = [
+    pub const ALL: [(&'static str, Profile); 14] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -59,6 +61,7 @@ impl Profile {
         ("election", Profile::Election),
         ("rejoin", Profile::Rejoin),
         ("reconfig", Profile::Reconfig),
+        ("cut-off", Profile::CutOff),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-reconfig", Profile::CalmReconfig),
         ("mixed", Profile::Mixed),
@@ -70,6 +73,7 @@ impl Profile {
         match (self, seed % 10) {
             (Profile::Mixed, 0) => Profile::Ensemble,
             (Profile::Mixed, 1) => Profile::Reconfig,
+            (Profile::Mixed, 2) if seed % 4 == 0 => Profile::CutOff,
             (Profile::Mixed, 2 | 3) => Profile::Election,
             (Profile::Mixed, 4) => Profile::Rejoin,
             (Profile::Mixed, 5) => Profile::Storage,
@@ -86,6 +90,7 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
+            || self == Profile::CutOff
     }
 
     fn is_calm(self) -> bool {
@@ -218,6 +223,7 @@ impl Swarm {
         if profile.is_of_change() {
             swarm.draw_changes(&mut extra);
         }
+        swarm.draw_sessions(profile, &mut extra);
         // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
         if profile == Profile::Rejoin
             && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
@@ -225,6 +231,27 @@ impl Swarm {
             swarm.server.keep = 1;
         }
         swarm
+    }
+
+    /// Sessions that only one server knows, and clients who are content with reading.
+    fn draw_sessions(&mut self, profile: Profile, chance: &mut Chance) {
+        let [reading, local] = match profile {
+            Profile::CutOff => [1.0, 0.3],
+            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => [0.3, 0.15],
+            Profile::CalmEnsemble => [0.0, 0.15],
+            _ => return,
+        };
+        self.server.local_sessions = chance.happens(local);
+        self.server.local_upgrade = chance.happens(0.7);
+        self.server.read_only = chance.happens(reading);
+        for (kind, habits) in &mut self.clients {
+            habits.reads_only = self.server.read_only && *kind != Kind::Reconfig && chance.happens(0.6);
+        }
+        if profile == Profile::CutOff {
+            // Servers that have no quorum for longer than it takes to serve readers.
+            self.faults.retain(|(kind, _)| *kind != FaultKind::Partition);
+            self.faults.push((FaultKind::Partition, chance.log_uniform(4, 12) * SECOND));
+        }
     }
 
     /// Spare servers, and who puts them to use.
@@ -244,6 +271,7 @@ impl Swarm {
             restless: 0,
             moves: chance.one_of([0, 10, 50]),
             dies: 0,
+            reads_only: false,
         };
         // Without these nothing would change.
         self.without &= !(1 << OpCode::Reconfig.number() | 1 << OpCode::GetData.number());
@@ -293,6 +321,7 @@ impl Swarm {
                 restless,
                 moves: chance.one_of([0, 2, 10]),
                 dies: if profile.is_calm() { 0 } else { chance.one_of([0, 0, 0, 1]) },
+                reads_only: false,
             };
             self.clients.push((kind, habits));
         }
