@@ -73,7 +73,7 @@ impl Profile {
         match (self, seed % 10) {
             (Profile::Mixed, 0) => Profile::Ensemble,
             (Profile::Mixed, 1) => Profile::Reconfig,
-            (Profile::Mixed, 2) if seed % 4 == 0 => Profile::CutOff,
+            (Profile::Mixed, 2) if seed.is_multiple_of(4) => Profile::CutOff,
             (Profile::Mixed, 2 | 3) => Profile::Election,
             (Profile::Mixed, 4) => Profile::Rejoin,
             (Profile::Mixed, 5) => Profile::Storage,
