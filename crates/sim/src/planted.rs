@@ -53,6 +53,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::LearnerAddedLate, Profile::Reconfig, 500),
     grade(Fault::ObserverCounted, Profile::Reconfig, 20),
     grade(Fault::JointQuorumSkipped, Profile::Reconfig, 50),
+    grade(Fault::ReadOnlyUnsaid, Profile::CutOff, 50),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),
     grade(Fault::WipedVotes, Profile::Election, 500),
     grade(Fault::SyncWithoutQuorum, Profile::Deposed, 100),
