@@ -87,7 +87,9 @@ impl Node {
                 match self.duty() {
                     Duty::Decides => self.admit_write(id, call, &mut reader, fx),
                     Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
-                    Duty::ReadsOnly | Duty::Idle | Duty::HandsOver | Duty::Holds => {
+                    // Its session had to become a global one first, and took the epoch's last number.
+                    Duty::HandsOver | Duty::Holds => self.keep(id, bytes, received_ms, fx),
+                    Duty::ReadsOnly | Duty::Idle => {
                         self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
                     }
                 }

@@ -357,6 +357,9 @@ impl Node {
 
     /// Proposes something that no client asked for. Errors are logged as transactions too.
     fn propose_own(&mut self, session: SessionId, request: &Request<'_>, fx: &mut Effects) {
+        if self.duty() != Duty::Decides {
+            return;
+        }
         let asked =
             crate::propose::Asked { origin: None, session, xid: Xid(0), identities: &[], standing: Ok(()) };
         if let Err(code) = self.propose(&asked, request, fx) {
