@@ -71,7 +71,7 @@ impl Server {
             committed: config(0),
             seen: (setup & 8 != 0).then(|| config(9)),
             reconfig: setup & 16 != 0,
-            limits: Limits { tick_ms: 100, init: 5, sync: 3, pending_bytes: 1 << 20 },
+            limits: Limits { tick_ms: 100, init: 5, sync: 3, pending_bytes: 1 << 20, counter_max: u32::MAX },
             timing: Timing::DEFAULT,
             accepted: epoch,
             current: epoch,

@@ -2,6 +2,7 @@
 //! wait in their session's line for what comes back.
 
 use bytes::Bytes;
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::{AuthId, ForwardedRequest};
 use oxkeeper_proto::{ErrorCode, OpCode, PeerPacket, Put, Reader, Request, SessionId, TxnRecord, Xid, Zxid};
 use tracing::{debug, info};
@@ -122,6 +123,12 @@ impl Node {
         }
         let before = member.revalidating.insert(session, id);
         let is_sent = member.agreement.send_to_leader(PeerPacket::Revalidate { session, timeout_ms });
+        // The connection that it had here before is left, and goes now, as in Java. When the answer comes this one may be
+        // gone as well, and the leader would take the old one for the session's.
+        let old = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key)?.conn.take());
+        if let Some(old) = old.filter(|old| *old != id && !is(Fault::OldConnectionServed)) {
+            self.close(old, fx);
+        }
         if let Some(before) = before.filter(|before| *before != id) {
             self.close(before, fx);
         }

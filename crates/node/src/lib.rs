@@ -44,7 +44,7 @@ pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
 // What a driver makes durable, and how it calls the connections between servers.
-pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket};
+pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket, Timing};
 pub use scarcity::{Memory, Scarcity};
 pub use settings::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;

@@ -95,6 +95,7 @@ impl Node {
                 init: ensemble.init_limit,
                 sync: ensemble.sync_limit,
                 pending_bytes: ensemble.pending_bytes_max,
+                counter_max: ensemble.epoch_counter_max,
             },
             timing: ensemble.timing,
             accepted: ensemble.accepted_epoch,

@@ -99,6 +99,9 @@ pub struct EnsembleSettings {
     pub oracle: Option<bool>,
     /// Times of elections.
     pub timing: Timing,
+    /// Below this the counter of an epoch stays: a leader that has used it up leaves, and the next epoch begins. The
+    /// highest number is never given out, so that whoever counts on has not run over into the epoch.
+    pub epoch_counter_max: u32,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
     /// `snapshotSizeFactor` times the newest snapshot's size.
     pub log_sync_bytes: u64,
@@ -141,6 +144,7 @@ impl EnsembleSettings {
             revalidating_max: 100_000,
             digest_policy: DigestPolicy::Fatal,
             timing: Timing::DEFAULT,
+            epoch_counter_max: u32::MAX,
             log_sync_bytes: 64 << 20,
         }
     }

@@ -63,6 +63,19 @@ fn a_session_that_moved_is_not_served_on_its_old_connection() {
 }
 
 #[test]
+fn whoever_comes_anew_has_left_its_old_connection_before_the_leader_says_so() {
+    let mut e = Ensemble::new(3, 5);
+    e.settle();
+    let learner = (0..3).find(|host| Some(*host) != e.leader()).unwrap();
+    let (old, session) = e.client(learner, 4000);
+    assert_eq!(e.ask(old, 1, &create("/x-", 2)), OK);
+    // The leader's answer is on its way for long enough for this connection to end as well. If the old one were still
+    // there, the leader would take it for the session's, wherever else that is by then.
+    e.connect(learner, session, 4000);
+    assert!(e.is_closed(old));
+}
+
+#[test]
 fn a_wrong_password_takes_no_session() {
     let mut e = Ensemble::new(3, 3);
     e.settle();

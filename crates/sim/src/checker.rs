@@ -67,6 +67,8 @@ pub struct Rules {
     pub extended_types: bool,
     /// Whether a read must show every write that was answered before it was asked: so it is with one server.
     pub reads_are_fresh: bool,
+    /// Whether a leader may answer a `sync` when somebody else leads already, as ZooKeeper's do.
+    pub syncs_may_be_stale: bool,
 }
 
 struct Replay<'h> {
@@ -281,7 +283,9 @@ impl Replay<'_> {
             self.model.changes.clear();
             return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
         }
-        if call.stale && refused.is_none() && !self.may_be_anothers(header.session.0) {
+        // A later leader does not know of a move that one has granted who led no more, in ZooKeeper neither.
+        let is_stale = call.stale.is_some_and(|epoch| zxid.epoch().0 <= epoch);
+        if is_stale && refused.is_none() && !self.may_be_anothers(header.session.0) {
             let what = format!("{zxid} was asked on a connection that {} had left", header.session);
             return Err(violation(15, what));
         }
@@ -492,7 +496,7 @@ fn check_real_time(history: &History, rules: &Rules, placed: &BTreeSet<usize>) -
             let what = format!("{} was asked for after {newest} had been answered", told.zxid);
             return Err(violation(9, what));
         }
-        let syncs = call.op == OpCode::Sync && !call.read_only;
+        let syncs = call.op == OpCode::Sync && !call.read_only && !rules.syncs_may_be_stale;
         if (syncs || rules.reads_are_fresh) && told.zxid < newest {
             let what = format!("{:?} shows {} after {newest} had been answered", call.op, told.zxid);
             return Err(violation(27, what));

@@ -354,7 +354,7 @@ impl Client {
             identities: self.identities.clone(),
             invoked: stage.queue.now(),
             server: self.server,
-            stale: true,
+            stale: Some(stage.observer.epoch_of(self.server)),
             read_only: false,
             result: Outcome::Unknown,
         };
@@ -607,7 +607,7 @@ impl Client {
             identities: self.identities.clone(),
             invoked: now,
             server: self.server,
-            stale: false,
+            stale: None,
             read_only: self.read_only,
             result: Outcome::Waiting,
         };

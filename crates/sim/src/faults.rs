@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use oxkeeper_node::Role;
+
 use crate::chance::Chance;
 use crate::faultmap::FaultMap;
 use crate::network::{Host, LinkId, Port, Side};
@@ -49,11 +51,13 @@ pub enum FaultKind {
     CutFails,
     /// A server comes back with an empty disk.
     Wipe,
+    /// A leader loses the other servers for a while and keeps its clients.
+    LeaderCutOff,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 19] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::PowerLossAtStep,
@@ -72,6 +76,7 @@ impl FaultKind {
         FaultKind::Weather,
         FaultKind::CutFails,
         FaultKind::Wipe,
+        FaultKind::LeaderCutOff,
     ];
 
     /// Whether disks and power are concerned.
@@ -88,6 +93,12 @@ impl FaultKind {
                 | FaultKind::SnapshotRots
                 | FaultKind::CutFails
         )
+    }
+
+    /// Whether it is drawn apart from the others.
+    #[must_use]
+    pub fn is_special(self) -> bool {
+        self == FaultKind::LeaderCutOff
     }
 
     /// Whether only an ensemble can survive it.
@@ -161,6 +172,7 @@ impl Planner {
             }
             FaultKind::Wipe => self.wipe(stage, servers, index),
             FaultKind::SnapshotRots => self.rot(servers, index),
+            FaultKind::LeaderCutOff => self.cut_off_leader(stage, servers),
             FaultKind::Partition => self.partition(stage, servers.len()),
             FaultKind::Weather => {
                 stage.net.weather.mean = self.chance.log_uniform(MS / 20, 100 * MS);
@@ -223,7 +235,10 @@ impl Planner {
                 self.restart(stage, index);
             }
             FaultKind::PowerLossAtStep => server.crash_at_step(self.chance.index(40)),
-            FaultKind::Pause => server.pause(now + while_),
+            FaultKind::Pause => {
+                server.pause(now + while_);
+                stage.observer.stands_still(index, now + while_);
+            }
             FaultKind::WallJump => {
                 let size = i64::try_from(self.chance.log_uniform(1, 300_000_000_000)).unwrap_or(0);
                 let sign = if self.chance.happens(0.5) { 1 } else { -1 };
@@ -287,6 +302,23 @@ impl Planner {
         let while_ = 100 * MS + self.chance.exponential(8 * SECOND);
         stage.queue.after(while_, Event::Mend(Mend::Network));
         divides
+    }
+
+    /// The leader neither hears the other servers nor is heard by them, but by all clients: until it notices, somebody
+    /// else leads as well.
+    fn cut_off_leader(&mut self, stage: &mut Stage, servers: &[Server]) -> bool {
+        let leads = |server: &Server| matches!(server.role(), Some((Role::Leading, true, _)));
+        let Some(leader) = servers.iter().position(leads) else { return false };
+        let all = (0..servers.len()).filter(|other| *other != leader).map(Host::Server);
+        for other in all {
+            for port in [Port::Quorum, Port::Election] {
+                stage.net.block(Host::Server(leader), other, port);
+                stage.net.block(other, Host::Server(leader), port);
+            }
+        }
+        let while_ = 2 * SECOND + self.chance.exponential(10 * SECOND);
+        stage.queue.after(while_, Event::Mend(Mend::Network));
+        true
     }
 
     /// Ends a fault.

@@ -28,8 +28,9 @@ pub struct Call {
     pub invoked: Nanos,
     /// To which server.
     pub server: usize,
-    /// Whether it was sent on a connection that its session had left: it must not happen.
-    pub stale: bool,
+    /// If it was sent on a connection that its session had left, the epoch of the server that had taken the session up: it
+    /// must not happen there.
+    pub stale: Option<i64>,
     /// Whether the server had said that it only lets read.
     pub read_only: bool,
     /// What came of it.

@@ -50,12 +50,18 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::UncommittedKept, Profile::Election, 300),
     grade(Fault::VoteIgnoresEpoch, Profile::Election, 300),
     grade(Fault::HalfIsQuorum, Profile::Election, 200),
-    grade(Fault::LearnerAddedLate, Profile::Reconfig, 500),
-    grade(Fault::ObserverCounted, Profile::Reconfig, 20),
     grade(Fault::JointQuorumSkipped, Profile::Reconfig, 50),
     grade(Fault::ReadOnlyUnsaid, Profile::CutOff, 50),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),
     grade(Fault::WipedVotes, Profile::Election, 500),
+    grade(Fault::SyncWithoutQuorum, Profile::Deposed, 100),
+    grade(Fault::LearnerAddedLate, Profile::Ensemble, 50),
+    grade(Fault::OldRoundCounted, Profile::Election, 300),
+    grade(Fault::NotificationErrorEnds, Profile::Hostile, 50),
+    grade(Fault::ObserverCounted, Profile::Hostile, 100),
+    grade(Fault::OldTimerSurvives, Profile::CalmEnsemble, 20),
+    grade(Fault::CounterOverflows, Profile::Rollover, 20),
+    grade(Fault::HashWithoutSessions, Profile::Calm, 1),
 ];
 
 impl Grade {

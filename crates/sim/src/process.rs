@@ -23,6 +23,7 @@ use crate::boot::{Booted, boot, read_state};
 use crate::chance::Chance;
 use crate::client::{SUPER, USERS};
 use crate::frames::Frames;
+use crate::manners::Manners;
 use crate::network::{Arrival, Host, LinkId, Port, Side};
 use crate::queue::{MS, Nanos};
 use crate::world::{Event, Stage};
@@ -184,6 +185,10 @@ pub struct Server {
     pub finds_damage: bool,
     /// The times of day of its starts.
     starts_ms: BTreeSet<i64>,
+    /// How it speaks to the others.
+    pub manners: Manners,
+    /// Below this the counter of an epoch stays.
+    pub counter_max: u32,
     /// The ensemble as it was told before its first start, unless it is alone.
     ensemble: Option<Arc<EnsembleConfig>>,
     /// Whether its disk was emptied since it last was level with the others.
@@ -232,6 +237,8 @@ impl Server {
             refused: None,
             finds_damage: false,
             starts_ms: BTreeSet::new(),
+            manners: Manners::OURS,
+            counter_max: u32::MAX,
             ensemble,
             emptied: false,
             in_steps: false,
@@ -254,6 +261,18 @@ impl Server {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// Whether it has no ensemble.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.ensemble.is_none()
+    }
+
+    /// Until when it stands still.
+    #[must_use]
+    pub fn stands_still_until(&self) -> Nanos {
+        self.paused_until
     }
 
     /// Whether it runs and, if it has an ensemble, takes itself for a working part of it.
@@ -338,6 +357,7 @@ impl Server {
         };
         (self.refused, self.finds_damage) = (None, false);
         let (last, snapshot_due) = (booted.tree.last_zxid(), booted.snapshot_due);
+        stage.observer.stands_still(self.index, stage.queue.now());
         stage.observer.booted(self.index, &self.disk, last, booted.mismatches);
         let options = LogOptions {
             prepare_bytes: self.habits.prepare_bytes,
@@ -416,7 +436,9 @@ impl Server {
             accepted_epoch: epoch(EpochFile::Accepted)?.unwrap_or(epoch_of_log),
             current_epoch: epoch(EpochFile::Current)?.unwrap_or(epoch_of_log),
             emptied: self.emptied,
-            force_snapshot: self.habits.force_snapshot,
+            force_snapshot: self.habits.force_snapshot || self.manners.sends_snapshots,
+            timing: self.manners.timing(),
+            epoch_counter_max: self.counter_max,
             log_sync_bytes: self.habits.log_sync_bytes,
             read_only: self.habits.read_only,
             local_sessions: self.habits.local_sessions,

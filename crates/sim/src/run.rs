@@ -1,19 +1,21 @@
 //! A run: chaos, then everything is healed, then it must come together, then the books are checked.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
 use bytes::Bytes;
+use oxkeeper_node::{Loader, Rules};
 use oxkeeper_planted::{Fault, is};
-use oxkeeper_proto::{OpCode, Request, Zxid};
+use oxkeeper_proto::{OpCode, Request, SessionId, Zxid};
 
 use crate::chance::Chance;
 use crate::checker;
+use crate::convergence;
 use crate::faults::FaultKind;
 use crate::history::History;
 use crate::observer::{Checked, Violation};
-use crate::queue::{Nanos, SECOND};
+use crate::queue::Nanos;
 use crate::search;
 use crate::swarm::{Profile, Swarm};
 use crate::trace::Trace;
@@ -42,9 +44,6 @@ pub struct Report {
     /// The last lines of what happened, if they were wanted.
     pub trace: Vec<String>,
 }
-
-/// How long everything may take to come together once nothing is wrong any more.
-const CONVERGENCE: Nanos = 120 * SECOND;
 
 /// Runs a seed. The last `keep` lines of what happened are kept.
 #[must_use]
@@ -132,6 +131,7 @@ fn rules(swarm: &Swarm, world: &World) -> checker::Rules {
         local_sessions: swarm.server.local_sessions.then_some(swarm.server.local_upgrade),
         extended_types: swarm.server.extended_types,
         reads_are_fresh: swarm.voters == 0,
+        syncs_may_be_stale: swarm.special.may_be_stale(),
     }
 }
 
@@ -194,7 +194,13 @@ fn check(world: &mut World, swarm: &Swarm) {
     }
     let order = final_order(world);
     let rules = rules(swarm, world);
+    let rates: Vec<f64> = world.servers.iter().map(|server| server.clock.rate).collect();
     let stage = &mut world.stage;
+    let now = stage.queue.now();
+    stage.observer.check_overdue(&order, now, &rates);
+    if !hash_tells_sessions_apart() {
+        stage.violate(10, "the hash of all state is the same for other sessions".to_owned());
+    }
     stage.observer.check_expiries(&order);
     stage.observer.check_logs(&order);
     if is(Fault::Canary) {
@@ -219,6 +225,16 @@ fn check(world: &mut World, swarm: &Swarm) {
         }
         Err(violation) => stage.violate(violation.invariant, violation.what),
     }
+}
+
+/// What compares states must see a difference in sessions alone: the digest does not.
+fn hash_tells_sessions_apart() -> bool {
+    let hash = |timeout_ms| {
+        let mut loader = Loader::new(1, Rules::DEFAULT);
+        loader.session(SessionId(1), timeout_ms);
+        loader.finish(Zxid(1)).state_hash()
+    };
+    hash(1000) != hash(2000)
 }
 
 fn report(seed: u64, world: World) -> Report {
@@ -247,23 +263,10 @@ fn heal(world: &mut World) {
 
 /// Every server runs and every client has a session and all its answers, in time.
 fn converge(world: &mut World) {
-    let until = world.stage.queue.now() + CONVERGENCE;
-    let settled = world.run_until_so(until, |world| {
-        let now = world.stage.queue.now();
-        // One who still leads in an old epoch does not know yet that he leads no more.
-        let epochs: BTreeSet<i64> = world.members().filter_map(|server| Some(server.role()?.2.0)).collect();
-        epochs.len() <= 1
-            && world.members().all(|server| server.serves(now))
-            && world.clients.iter().all(crate::client::Client::is_settled)
-    });
-    if !settled && !world.stage.has_failed() {
-        let servers = world
-            .servers
-            .iter()
-            .map(|server| format!("up {} {:?} {:?}", server.is_up(), server.role(), server.refused));
-        let clients = world.clients.iter().filter(|client| !client.is_settled());
-        let all: Vec<String> = servers.chain(clients.map(crate::client::Client::describe)).collect();
-        world.stage.violate(23, format!("no convergence in {} s: {}", CONVERGENCE / SECOND, all.join("; ")));
+    if let Err(what) = convergence::wait(world)
+        && !world.stage.has_failed()
+    {
+        world.stage.violate(23, what);
     }
 }
 
@@ -274,7 +277,7 @@ fn audit(world: &mut World) {
         world.ask_all(&Request::GetData { path: path.into(), watch: false });
         world.ask_all(&Request::GetAcl { path: path.into() });
     }
-    let until = world.stage.queue.now() + CONVERGENCE;
+    let until = world.stage.queue.now() + world.patience.longest();
     let settled = world.run_until_so(until, |world| {
         let observer = &world.stage.observer;
         world.clients.iter().all(crate::client::Client::is_settled)

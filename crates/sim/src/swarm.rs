@@ -4,7 +4,7 @@
 //! of everything hides what needs much of one thing.
 
 use oxkeeper_proto::ensemble::Member;
-use oxkeeper_proto::{EnsembleConfig, OpCode, Zxid};
+use oxkeeper_proto::{EnsembleConfig, OpCode, ServerId, Zxid};
 
 use crate::admin;
 use crate::chance::Chance;
@@ -13,6 +13,7 @@ use crate::faults::FaultKind;
 use crate::network::Weather;
 use crate::process::{Server, ServerHabits};
 use crate::queue::{MS, Nanos, SECOND};
+use crate::special::{self, Special};
 use crate::workload::Kind;
 
 /// What runs of a campaign have in common.
@@ -40,6 +41,16 @@ pub enum Profile {
     Reconfig,
     /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
     CutOff,
+    /// An ensemble whose leaders lose their quorum and keep their clients.
+    Deposed,
+    /// An ensemble whose epochs hold few transactions.
+    Rollover,
+    /// An ensemble of which some members are hostile.
+    Hostile,
+    /// An ensemble of which some members are not ours.
+    MixedVersion,
+    /// An ensemble whose disks lie.
+    Damage,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose members change.
@@ -50,7 +61,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 14] = [
+    pub const ALL: [(&'static str, Profile); 19] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -62,6 +73,11 @@ impl Profile {
         ("rejoin", Profile::Rejoin),
         ("reconfig", Profile::Reconfig),
         ("cut-off", Profile::CutOff),
+        ("deposed", Profile::Deposed),
+        ("rollover", Profile::Rollover),
+        ("hostile", Profile::Hostile),
+        ("mixed-version", Profile::MixedVersion),
+        ("damage", Profile::Damage),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-reconfig", Profile::CalmReconfig),
         ("mixed", Profile::Mixed),
@@ -71,6 +87,9 @@ impl Profile {
     #[must_use]
     pub fn of(self, seed: u64) -> Profile {
         match (self, seed % 10) {
+            (Profile::Mixed, digit) if special::of(seed).is_some() && digit < 5 => {
+                special::of(seed).unwrap_or(self)
+            }
             (Profile::Mixed, 0) => Profile::Ensemble,
             (Profile::Mixed, 1) => Profile::Reconfig,
             (Profile::Mixed, 2) if seed.is_multiple_of(4) => Profile::CutOff,
@@ -90,7 +109,8 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
-            || self == Profile::CutOff
+            || matches!(self, Profile::CutOff)
+            || self.is_special()
     }
 
     fn is_calm(self) -> bool {
@@ -126,19 +146,8 @@ pub struct Swarm {
     pub faults: Vec<(FaultKind, Nanos)>,
     /// How long there are faults.
     pub chaos: Nanos,
-}
-
-/// The configuration of so many servers, of whom the first ones vote and the others observe.
-#[must_use]
-pub fn ensemble_of(servers: usize, voters: usize) -> EnsembleConfig {
-    let member = |index: usize| {
-        let role = if index < voters { "participant" } else { "observer" };
-        let number = index + 1;
-        let line = format!("s{number}:2888:3888:{role};s{number}:2181");
-        Some((Server::id(index), Member::parse(&line).ok()?))
-    };
-    let members = (0..servers).filter_map(member).collect();
-    EnsembleConfig::majority(members, Zxid::ZERO)
+    /// What only special kinds of run have.
+    pub special: Special,
 }
 
 impl Swarm {
@@ -148,7 +157,8 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        Some(ensemble_of(self.servers - self.spares, self.voters))
+        let members = (0..self.servers - self.spares).filter_map(|index| self.member(index)).collect();
+        Some(EnsembleConfig::majority(members, Zxid::ZERO))
     }
 
     /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
@@ -156,13 +166,16 @@ impl Swarm {
     #[must_use]
     pub fn first_config(&self, index: usize) -> Option<EnsembleConfig> {
         let config = self.ensemble()?;
-        if index < self.servers - self.spares {
-            return Some(config);
-        }
         let mut members = config.members().clone();
-        let role = if index.is_multiple_of(2) { "participant" } else { "observer" };
-        members.insert(Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?);
+        members.extend(self.member(index));
         Some(EnsembleConfig::majority(members, Zxid::ZERO))
+    }
+
+    fn member(&self, index: usize) -> Option<(ServerId, Member)> {
+        let is_spare = index >= self.servers - self.spares;
+        let votes = if is_spare { index.is_multiple_of(2) } else { index < self.voters };
+        let role = if votes { "participant" } else { "observer" };
+        Some((Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?))
     }
 
     /// Draws the configuration of a run.
@@ -170,6 +183,8 @@ impl Swarm {
     pub fn draw(profile: Profile, chance: &mut Chance) -> Swarm {
         // A stream of its own for what not every kind of run has, so that it changes no other draw.
         let mut extra = Chance::new(chance.clone().bits() ^ 0x65_78_74_72_61);
+        // A stream of its own, so that it changes no other draw.
+        let special = Chance::new(chance.clone().bits() ^ 0x7370_6563);
         let tick_ms = i64::try_from(chance.one_of([200, 500, 1000, 2000])).unwrap_or(1000);
         let server = ServerHabits {
             tick_ms,
@@ -217,19 +232,21 @@ impl Swarm {
             weather,
             faults: Vec::new(),
             chaos,
+            special: Special::NONE,
         };
         swarm.draw_clients(profile, chance);
         swarm.draw_faults(profile, chance);
-        if profile.is_of_change() {
-            swarm.draw_changes(&mut extra);
-        }
-        swarm.draw_sessions(profile, &mut extra);
         // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
         if profile == Profile::Rejoin
             && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
         {
             swarm.server.keep = 1;
         }
+        if profile.is_of_change() {
+            swarm.draw_changes(&mut extra);
+        }
+        swarm.draw_sessions(profile, &mut extra);
+        swarm.draw_special(profile, special);
         swarm
     }
 
@@ -332,7 +349,7 @@ impl Swarm {
             self.weather = Weather::CALM;
             return;
         }
-        for kind in FaultKind::ALL {
+        for kind in FaultKind::ALL.into_iter().filter(|kind| !kind.is_special()) {
             let wanted = match profile {
                 Profile::Storage if kind.is_of_disks() => 0.9,
                 _ => 0.5,

@@ -6,12 +6,14 @@ use oxkeeper_proto::{Request, SessionId};
 
 use crate::chance::Chance;
 use crate::client::{Client, ClientEvent};
+use crate::convergence::Patience;
 use crate::faults::{FaultKind, Planner};
 use crate::history::{History, Seen};
+use crate::manners::Manners;
 use crate::network::{Host, NetEvent, Network};
 use crate::observer::Observer;
 use crate::process::{Clock, Server, ServerEvent};
-use crate::queue::{Nanos, Queue, SECOND};
+use crate::queue::{MS, Nanos, Queue, SECOND};
 use crate::swarm::Swarm;
 use crate::trace::Trace;
 use crate::workload::Workload;
@@ -124,6 +126,8 @@ pub struct World {
     pub clients: Vec<Client>,
     /// Who makes faults.
     pub planner: Planner,
+    /// How long things may take once nothing is wrong.
+    pub patience: Patience,
 }
 
 impl World {
@@ -131,7 +135,7 @@ impl World {
     #[must_use]
     pub fn new(swarm: &Swarm, chance: &mut Chance, trace: Trace) -> World {
         let ensemble = swarm.ensemble().map(|config| config.to_string());
-        let stage = Stage {
+        let mut stage = Stage {
             queue: Queue::default(),
             net: Network::new(chance.fork(), swarm.weather),
             history: History::default(),
@@ -139,13 +143,24 @@ impl World {
             trace,
             counts: Counts::default(),
         };
+        stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
+        stage.observer.counter_max = swarm.special.counter_max;
+        let is_still = swarm.faults.is_empty() && swarm.special.is_none() && !swarm.server.reconfig;
+        stage.observer.is_calm = is_still;
         let servers = (0..swarm.servers).map(|index| {
             let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
+            let rate = match swarm.special.last_is_slow {
+                true if index + 1 == swarm.servers => 0.9,
+                true => 1.1,
+                false => rate,
+            };
             let clock = Clock { rate, wall_offset_ms: 0 };
             let ensemble = swarm.first_config(index).map(Arc::new);
             let mut server = Server::new(index, swarm.server, ensemble, clock, chance.fork());
             // Whoever joins with nothing on its disk does not count before it was brought level.
             server.emptied = index >= swarm.servers - swarm.spares;
+            server.counter_max = swarm.special.counter_max;
+            server.manners = swarm.special.manners.get(index).copied().unwrap_or(Manners::OURS);
             server
         });
         let servers = servers.collect();
@@ -154,7 +169,13 @@ impl World {
             Client::new(index, swarm.servers, habits.clone(), workload, chance.fork())
         });
         let clients = clients.collect();
-        World { stage, servers, clients, planner: Planner::new(swarm, chance.fork()) }
+        World {
+            stage,
+            servers,
+            clients,
+            planner: Planner::new(swarm, chance.fork()),
+            patience: Patience::of(swarm),
+        }
     }
 
     /// Starts everything.
@@ -210,7 +231,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        let World { stage, servers, clients, planner } = self;
+        let World { stage, servers, clients, planner, .. } = self;
         match event {
             Event::Net(event) => stage.net.handle(&mut stage.queue, event),
             Event::Server(index, life, event) => {

@@ -48,6 +48,7 @@ fn play(script: &str) -> String {
 
 fn act(world: &mut World, what: &str, index: usize) {
     let World { stage, servers, .. } = world;
+    stage.observer.is_calm = false;
     let count = servers.len();
     let server = &mut servers[index];
     match what {

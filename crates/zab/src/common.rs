@@ -22,6 +22,8 @@ pub struct Limits {
     pub sync: u32,
     /// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
     pub pending_bytes: usize,
+    /// Below this an epoch's counter stays: a leader that has come so far leaves. Tests let it come sooner.
+    pub counter_max: u32,
 }
 
 /// What a transaction takes beside its record.

@@ -126,6 +126,7 @@ pub(crate) struct Leader {
     /// Who has this leader's history on its disk.
     level: BTreeSet<ServerId>,
     peers: BTreeMap<LinkId, Peer>,
+    counter_max: u32,
     last_proposed: Zxid,
     last_committed: Zxid,
     outstanding: VecDeque<Outstanding>,
@@ -157,6 +158,7 @@ impl Leader {
             promised: BTreeSet::new(),
             level: BTreeSet::new(),
             peers: BTreeMap::new(),
+            counter_max: cx.limits.counter_max,
             last_proposed: Zxid::ZERO,
             last_committed: Zxid::ZERO,
             outstanding: VecDeque::new(),

@@ -135,6 +135,7 @@ fn start(words: &Words<'_>) -> Stage {
             init: 10,
             sync: 5,
             pending_bytes: words.get("keeps").map_or(1 << 20, |n| n.parse().unwrap()),
+            counter_max: u32::MAX,
         },
         timing: Timing::DEFAULT,
         accepted: Epoch(words.number("accepted")),

@@ -111,6 +111,7 @@ const CALM: Agreements = Agreements {
     resigns: 0,
     snapshots: false,
     change: None,
+    choices: None,
 };
 
 const EMPTY: Start = Start { txns: 0, epoch: 0 };
@@ -182,6 +183,22 @@ fn large_worlds() -> Vec<Agreements> {
 fn three_servers_agree_whatever_happens() {
     for (i, world) in (1..).zip(large_worlds()) {
         walk(&format!("agreement in world {i}"), &world, i, 20_000);
+    }
+}
+
+/// Two servers vote, and an oracle lets one of them go on alone when it lacks nothing.
+fn worlds_with_an_oracle() -> [Agreements; 3] {
+    let world = Agreements { leads: 3, follows: 3, txns: 3, crashes: 2, choices: Some(2), ..CALM };
+    let starts = [[1, 1], [1, 2]].map(|txns| txns.map(|txns| Start { txns, epoch: 1 }).to_vec());
+    let [equal, behind] = starts.map(|starts| Agreements { starts, ..world.clone() });
+    [Agreements { starts: vec![EMPTY; 2], ..world }, equal, Agreements { resigns: 1, ..behind }]
+}
+
+#[test]
+fn one_of_two_goes_on_alone_when_the_oracle_says_so() {
+    for (i, world) in (1..).zip(worlds_with_an_oracle()) {
+        run(&format!("oracle {i}"), &world, 10_000);
+        walk(&format!("oracle {i}"), &world, i, 20_000);
     }
 }
 

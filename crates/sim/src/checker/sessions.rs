@@ -12,7 +12,8 @@ impl Replay<'_> {
         let is_local = (self.rules.local_sessions.is_some() || call.read_only)
             && !self.created.contains(&call.session.0);
         match told.err {
-            ErrorCode::MARSHALLINGERROR | ErrorCode::UNIMPLEMENTED => true,
+            // It makes no sense, or the epoch of its leader holds no more.
+            ErrorCode::MARSHALLINGERROR | ErrorCode::UNIMPLEMENTED | ErrorCode::CONNECTIONLOSS => true,
             ErrorCode::NOTREADONLY => call.read_only,
             ErrorCode::OK => call.op == OpCode::CloseSession && is_local,
             ErrorCode::EPHEMERALONLOCALSESSION => {

@@ -26,6 +26,10 @@ pub(super) struct Reigns {
     /// Who leads, as far as its own steps show.
     leaders: BTreeMap<usize, Nanos>,
     committed: Zxid,
+    /// The epoch that each server is in, as far as its own steps show.
+    roles: BTreeMap<usize, i64>,
+    /// Who serves, as far as its own steps show.
+    serving: BTreeSet<usize>,
     /// What was durable on a disk that was emptied, and its current epoch.
     lost: BTreeMap<usize, Zxid>,
     lost_epochs: BTreeMap<usize, i64>,
@@ -47,8 +51,8 @@ struct Offer {
 impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
-        self.members_in_packet(server, packet, self.has_offered(link));
         self.check_stream(server, link, packet);
+        self.members_in_packet(server, packet, self.has_offered(link));
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
@@ -203,10 +207,12 @@ impl Observer {
 
     /// A server's disk was emptied: nothing on it is promised any more.
     pub fn emptied(&mut self, server: usize) {
-        let lost = self.durable_last(server);
-        self.reigns.lost.insert(server, lost);
+        let last = self.durable_last(server);
+        let lost = self.reigns.lost.entry(server).or_default();
+        *lost = last.max(*lost);
         if let Some((_, current)) = self.reigns.epochs.remove(&server) {
-            self.reigns.lost_epochs.insert(server, current);
+            let lost = self.reigns.lost_epochs.entry(server).or_default();
+            *lost = current.max(*lost);
         }
         if let Some(log) = self.logs.get_mut(server) {
             log.forget();
@@ -215,6 +221,15 @@ impl Observer {
 
     /// A server has become something else.
     pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
+        self.reigns.roles.insert(server, role.2.0);
+        let serves = role.1;
+        let served =
+            if serves { !self.reigns.serving.insert(server) } else { self.reigns.serving.remove(&server) };
+        if self.is_calm {
+            self.check(21, serves || !served, || {
+                format!("server {server} stops serving and becomes {role:?}, with nothing wrong")
+            });
+        }
         let leads = role.0 == Role::Leading && role.1;
         if leads {
             // Nobody knows what its predecessor heard last: every session has its whole timeout from here on.
@@ -239,6 +254,18 @@ impl Observer {
         }
     }
 
+    /// In which epoch a server is, as far as its own steps show; one of its own is in every one.
+    #[must_use]
+    pub fn epoch_of(&self, server: usize) -> i64 {
+        if self.standalone { i64::MAX } else { self.reigns.roles.get(&server).copied().unwrap_or(0) }
+    }
+
+    /// A server is gone for now, and leads no more.
+    pub(super) fn down(&mut self, server: usize) {
+        self.reigns.serving.remove(&server);
+        self.reigns.leaders.remove(&server);
+    }
+
     pub(super) fn leads(&self, server: usize) -> bool {
         self.standalone || self.reigns.leaders.contains_key(&server)
     }
@@ -248,6 +275,7 @@ impl Observer {
     }
 
     pub(super) fn touched(&mut self, server: usize, session: SessionId, now: Nanos) {
+        self.heard_of(session, now);
         let heard = self.heard.entry((session, server)).or_default();
         if heard.0 < now {
             heard.1 = heard.0;

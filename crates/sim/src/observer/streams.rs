@@ -65,3 +65,34 @@ impl Observer {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn violated(packets: &[PeerPacket]) -> bool {
+        let mut observer = Observer::of_voters(3);
+        for packet in packets {
+            observer.check_stream(0, LinkId(1), packet);
+        }
+        observer.violation.is_some_and(|violation| violation.invariant == 4)
+    }
+
+    fn proposal(epoch: u32, counter: u32) -> PeerPacket {
+        PeerPacket::Proposal { zxid: Zxid::new(epoch, counter), txn: bytes::Bytes::new() }
+    }
+
+    #[test]
+    fn what_is_sent_has_no_hole_and_is_sent_before_it_is_agreed() {
+        let commit = |epoch, counter| PeerPacket::Commit { zxid: Zxid::new(epoch, counter) };
+        let diff = |epoch, counter| PeerPacket::Diff { zxid: Zxid::new(epoch, counter) };
+        let trunc = |epoch, counter| PeerPacket::Trunc { zxid: Zxid::new(epoch, counter) };
+        assert!(!violated(&[diff(1, 5), proposal(1, 4), commit(1, 4), proposal(1, 5), proposal(2, 1)]));
+        assert!(!violated(&[diff(1, 5), proposal(1, 6), commit(1, 6), proposal(1, 7)]));
+        assert!(!violated(&[trunc(2, 0), proposal(2, 1)]));
+        assert!(violated(&[diff(1, 5), proposal(1, 7)]), "one is missing behind what was announced");
+        assert!(violated(&[diff(1, 5), proposal(1, 3), proposal(1, 5)]), "one is missing within");
+        assert!(violated(&[trunc(1, 2), proposal(1, 4)]));
+        assert!(violated(&[trunc(1, 2), proposal(1, 3), commit(1, 4)]), "agreed and not sent");
+    }
+}

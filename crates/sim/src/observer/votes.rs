@@ -16,6 +16,16 @@ pub(super) struct Votes {
     /// Who had this leader.
     settled: BTreeMap<ServerId, BTreeSet<usize>>,
     judged: BTreeSet<(usize, ServerId, Round)>,
+    /// Whom a reconfiguration has named: nobody votes for them, and those who are no voters are told of them with the
+    /// round of an election that they had no part in.
+    named: BTreeSet<ServerId>,
+}
+
+impl Votes {
+    /// A reconfiguration that is agreed names a leader.
+    pub(super) fn named(&mut self, leader: ServerId) {
+        self.named.insert(leader);
+    }
 }
 
 impl Observer {
@@ -41,13 +51,50 @@ impl Observer {
         let none = BTreeSet::new();
         let looking = self.votes.looking.get(&(said.leader, said.round)).unwrap_or(&none);
         let settled = self.votes.settled.get(&said.leader).unwrap_or(&none);
-        let wanted = self.numbers(|v| looking.contains(&v) || settled.contains(&v));
-        let enough = self.is_some_quorum(&wanted) || self.was_named(said.leader.0);
+        let voters = self.numbers(|server| looking.contains(&server) || settled.contains(&server));
+        let is_named = self.votes.named.contains(&said.leader);
+        let enough = is_named || self.oracle || self.is_quorum_of_some(&voters);
         self.check(1, enough, || {
             format!(
-                "server {server} is {:?} under {} in round {}, which only the servers {wanted:?} ever wanted",
+                "server {server} is {:?} under {} in round {}, which only the servers {voters:?} ever wanted",
                 said.state, said.leader, said.round.0
             )
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oxkeeper_proto::{Epoch, Zxid};
+
+    use super::*;
+
+    fn says(observer: &mut Observer, server: usize, state: ServerState, leader: i64, round: i64) {
+        let said = Notification {
+            state,
+            leader: ServerId(leader),
+            zxid: Zxid::ZERO,
+            round: Round(round),
+            peer_epoch: Epoch(0),
+            version: 2,
+            config: None,
+        };
+        observer.notified(server, &said);
+    }
+
+    #[test]
+    fn who_acts_upon_a_vote_needs_a_quorum_of_its_round_or_of_those_who_have_that_leader() {
+        let mut observer = Observer::of_voters(5);
+        says(&mut observer, 0, ServerState::Looking, 1, 1);
+        says(&mut observer, 1, ServerState::Looking, 1, 1);
+        says(&mut observer, 2, ServerState::Looking, 1, 1);
+        says(&mut observer, 0, ServerState::Leading, 1, 1);
+        says(&mut observer, 1, ServerState::Following, 1, 1);
+        says(&mut observer, 2, ServerState::Following, 1, 1);
+        says(&mut observer, 3, ServerState::Following, 1, 9);
+        assert_eq!(observer.violation, None);
+        says(&mut observer, 4, ServerState::Looking, 5, 2);
+        says(&mut observer, 4, ServerState::Leading, 5, 2);
+        assert!(observer.violation.is_some_and(|violation| violation.invariant == 1));
     }
 }

@@ -13,6 +13,7 @@ use oxkeeper_proto::{PeerPacket, ServerId};
 
 use super::{Incoming, Server};
 use crate::boot::RECORD_BYTES_MAX;
+use crate::manners::{Came, Dialogue, Manners, Progress};
 use crate::network::{Arrival, Host, LinkId, Port, Side};
 use crate::world::Stage;
 
@@ -50,6 +51,9 @@ pub(super) struct Peers {
     links: BTreeMap<LinkId, QuorumLink>,
     listened: BTreeMap<LinkId, Listened>,
     spoken: BTreeMap<usize, Spoken>,
+    /// Of servers that have manners of their own.
+    dialogues: BTreeMap<LinkId, Dialogue>,
+    progress: Progress,
 }
 
 /// Bytes that may wait for a peer before the next slice of a snapshot does.
@@ -111,6 +115,7 @@ impl Server {
             Arrival::Refused | Arrival::Closed => {
                 let dial = known.dial;
                 process.peers.links.remove(&link);
+                process.peers.dialogues.remove(&link);
                 let input = match dial {
                     Some(dial) => PeerInput::DialFailed { dial },
                     None => PeerInput::LinkClosed { link: name },
@@ -135,6 +140,9 @@ impl Server {
                 Ok(Some(PeerItem::Packet(packet))) => {
                     let now = stage.queue.now();
                     stage.trace.note(now, || format!("server {} <- {link:?} {}", self.index, brief(&packet)));
+                    if !self.meets_manners(stage, link, &packet) {
+                        continue;
+                    }
                     stage.observer.packet_came(self.index, link, &packet, now);
                     self.step(stage, Input::Peer(PeerInput::Packet { link: name, packet }));
                 }
@@ -205,8 +213,7 @@ impl Server {
     fn notify(&mut self, stage: &mut Stage, to: ServerId, notification: &Notification) {
         let Some(process) = &mut self.process else { return };
         stage.observer.notified(self.index, notification);
-        let mut bytes = Vec::new();
-        notification.encode(&mut bytes);
+        let bytes = self.manners.write_vote(notification, &mut self.chance);
         if index_of(to) == self.index {
             // What a server tells itself it hears at once.
             let message = Ok(notification.clone());
@@ -269,7 +276,7 @@ impl Server {
                 };
                 process.peers.links.insert(link, dialled);
             }
-            LinkEffect::Send(name, packet) => self.send(stage, LinkId(name.0), &packet),
+            LinkEffect::Send(name, packet) => self.send(stage, LinkId(name.0), packet),
             LinkEffect::Snapshot(name, bytes) => {
                 let link = LinkId(name.0);
                 if let Some(known) = process.peers.links.get_mut(&link) {
@@ -280,6 +287,11 @@ impl Server {
             }
             LinkEffect::Close(name) => {
                 let link = LinkId(name.0);
+                let dialogue = process.peers.dialogues.remove(&link);
+                if let Some(last) = dialogue.and_then(|dialogue| dialogue.leaves(&self.manners)) {
+                    self.say(stage, link, &last);
+                }
+                let Some(process) = &mut self.process else { return };
                 if let Some(known) = process.peers.links.remove(&link) {
                     stage.net.close(&mut stage.queue, link, known.side);
                 }
@@ -287,7 +299,44 @@ impl Server {
         }
     }
 
-    fn send(&mut self, stage: &mut Stage, link: LinkId, packet: &PeerPacket) {
+    /// What a server's manners make of a packet that came; false if it does not see it.
+    fn meets_manners(&mut self, stage: &mut Stage, link: LinkId, packet: &PeerPacket) -> bool {
+        let Some(process) = self.process.as_mut().filter(|_| self.manners != Manners::OURS) else {
+            return true;
+        };
+        let peers = &mut process.peers;
+        let came = peers.dialogues.entry(link).or_default().came(&self.manners, &peers.progress, packet);
+        match came {
+            Came::Passes => true,
+            Came::Taken(answer) => {
+                if let Some(answer) = answer {
+                    self.say(stage, link, &answer);
+                }
+                false
+            }
+            Came::PassesAnd(lie) => {
+                if let Some(known) = peers.links.get_mut(&link) {
+                    lie.encode(&mut known.out);
+                }
+                self.flush_link(stage, link);
+                true
+            }
+        }
+    }
+
+    fn send(&mut self, stage: &mut Stage, link: LinkId, packet: PeerPacket) {
+        let Some(process) = &mut self.process else { return };
+        if self.manners == Manners::OURS {
+            return self.say(stage, link, &packet);
+        }
+        let peers = &mut process.peers;
+        let dialogue = peers.dialogues.entry(link).or_default();
+        for packet in dialogue.goes(&self.manners, &mut peers.progress, packet) {
+            self.say(stage, link, &packet);
+        }
+    }
+
+    fn say(&mut self, stage: &mut Stage, link: LinkId, packet: &PeerPacket) {
         let Some(process) = &mut self.process else { return };
         let Some(known) = process.peers.links.get_mut(&link) else { return };
         let now = stage.queue.now();

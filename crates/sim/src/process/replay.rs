@@ -12,14 +12,18 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 
-use oxkeeper_node::{Input, Role};
+use oxkeeper_node::{Input, PeerInput, Role};
+use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::notification::ServerState;
 use oxkeeper_proto::peer::stream::{PeerItem, PeerStream};
 use oxkeeper_proto::wire::put_frame;
-use oxkeeper_proto::{ConnectRequest, Epoch, PeerPacket, SessionId, Txn, TxnHeader, TxnRecord, Xid, Zxid};
+use oxkeeper_proto::{
+    ConnectRequest, EnsembleConfig, Epoch, PeerPacket, SessionId, Txn, TxnHeader, TxnRecord, Xid, Zxid,
+};
 use oxkeeper_storage::{Directories, EpochFile, LogOptions, TxnLog};
 
 use super::{Clock, DATA, Incoming, Server, ServerEvent, ServerHabits};
+use crate::admin;
 use crate::boot::{RECORD_BYTES_MAX, boot};
 use crate::chance::Chance;
 use crate::durable::DurableLog;
@@ -27,7 +31,6 @@ use crate::history::History;
 use crate::network::{Arrival, Host, LinkId, NetEvent, Network, Packet, Port, Side, Weather};
 use crate::observer::Observer;
 use crate::queue::{MS, Queue, SECOND};
-use crate::swarm::ensemble_of;
 use crate::trace::Trace;
 use crate::world::{Counts, Event, Stage};
 
@@ -70,6 +73,9 @@ struct Puppets {
     /// What the explorer calls a link, and what the network does.
     links: BTreeMap<oxkeeper_zab::LinkId, LinkId>,
     clients: u64,
+    /// Whom the oracle lets go on alone.
+    chosen: Option<usize>,
+    has_oracle: bool,
 }
 
 /// The history that disks of explored worlds begin with: a session that opens, each time.
@@ -87,17 +93,31 @@ fn old_record(counter: u32) -> Vec<u8> {
     payload
 }
 
+/// The configuration of three servers, of whom so many vote and the others observe.
+fn ensemble_of(voters: usize) -> EnsembleConfig {
+    let member = |index: usize| {
+        let role = if index < voters { "participant" } else { "observer" };
+        (Server::id(index), Member::parse(&admin::line(index + 1, role)).unwrap())
+    };
+    EnsembleConfig::majority((0..VOTERS).map(member).collect(), Zxid::ZERO)
+}
+
 impl Puppets {
     fn new(world: &Agreements) -> Puppets {
-        let ensemble = Some(Arc::new(ensemble_of(VOTERS, VOTERS)));
+        let voters = if world.choices.is_some() { 2 } else { VOTERS };
+        let ensemble = ensemble_of(voters);
+        let text = ensemble.to_string();
+        let ensemble = Some(Arc::new(ensemble));
         let mut stage = Stage {
             queue: Queue::default(),
             net: Network::new(Chance::new(1), CALM),
             history: History::default(),
-            observer: Observer::new(VOTERS, Some(&ensemble_of(VOTERS, VOTERS).to_string()), false),
+            observer: Observer::new(VOTERS, Some(&text), false),
             trace: Trace::of(400),
             counts: Counts::default(),
         };
+        // The explored world judges that.
+        stage.observer.oracle = world.choices.is_some();
         // Clocks of servers will jump, and there must be room before the start for that.
         assert!(stage.queue.pop(100_000 * SECOND).is_none());
         let habits = ServerHabits { force_snapshot: world.snapshots, ..HABITS };
@@ -111,12 +131,23 @@ impl Puppets {
             server
         });
         let servers = servers.collect();
-        let mut puppets = Puppets { stage, servers, links: BTreeMap::new(), clients: 0 };
+        let mut puppets =
+            Puppets { stage, servers, links: BTreeMap::new(), clients: 0, chosen: None, has_oracle: false };
+        puppets.has_oracle = world.choices.is_some();
         for server in 0..world.starts.len() {
-            puppets.servers[server].start(&mut puppets.stage);
+            puppets.start(server);
         }
         puppets.settle();
         puppets
+    }
+
+    fn start(&mut self, server: usize) {
+        let one = &mut self.servers[server];
+        one.start(&mut self.stage);
+        if self.has_oracle {
+            one.step(&mut self.stage, Input::Peer(PeerInput::Oracle(self.chosen == Some(server))));
+            one.carry_out(&mut self.stage);
+        }
     }
 
     /// Everything that explored worlds do at once.
@@ -186,20 +217,35 @@ impl Puppets {
             Step::Deliver(link, to_leader) => self.deliver(before, link, to_leader),
             Step::Persist(server) => self.persist(server),
             Step::Propose(server) => self.propose(server),
+            Step::Choose(server) => self.choose(server),
             Step::Reconfigure(_) => unreachable!("worlds that change are not replayed"),
             Step::Resign(server) => self.resign(before, server),
             Step::Crash(server) => self.servers[server].crash(&mut self.stage, false),
-            Step::Restart(server) => self.servers[server].start(&mut self.stage),
+            Step::Restart(server) => self.start(server),
         }
         self.settle();
     }
 
     /// Lets the log thread do one piece of work. A state that came is written before it is installed.
     fn persist(&mut self, server: usize) {
-        let is_this = |event: &Event, wanted: ServerEvent| matches!(event, Event::Server(index, _, event) if (*index, *event) == (server, wanted));
+        let life = self.servers[server].life;
+        let is_this = |event: &Event, wanted: ServerEvent| match event {
+            Event::Server(index, its_life, event) => (*index, *its_life, *event) == (server, life, wanted),
+            _ => false,
+        };
         while !self.happen(|_, event| is_this(event, ServerEvent::Durable)) {
             let writes = self.happen(|_, event| is_this(event, ServerEvent::Housekeeping));
             assert!(writes, "nothing to make durable");
+        }
+    }
+
+    /// The oracle has chosen one of two.
+    fn choose(&mut self, server: usize) {
+        self.chosen = Some(server);
+        for (index, says) in [(1 - server, false), (server, true)] {
+            let one = &mut self.servers[index];
+            one.step(&mut self.stage, Input::Peer(PeerInput::Oracle(says)));
+            one.carry_out(&mut self.stage);
         }
     }
 
@@ -439,6 +485,7 @@ const WORLD: Agreements = Agreements {
     resigns: 1,
     snapshots: false,
     change: None,
+    choices: None,
 };
 
 fn starts(all: &[(u32, i64)]) -> Vec<Start> {
@@ -470,6 +517,19 @@ fn three_servers_that_fall() {
         &Agreements { starts: starts(&[(2, 1), (1, 1), (2, 1)]), ..world },
         500,
     );
+}
+
+#[test]
+fn one_of_two_that_an_oracle_chooses() {
+    // Whom the oracle lets go on does not give up because nobody answers.
+    let world =
+        Agreements { leads: 3, follows: 3, txns: 3, crashes: 2, resigns: 0, choices: Some(2), ..WORLD };
+    nearest(
+        "two new servers and an oracle",
+        &Agreements { starts: starts(&[(0, 0); 2]), ..world.clone() },
+        4_000,
+    );
+    walks("two servers and an oracle", &Agreements { starts: starts(&[(1, 1), (2, 1)]), ..world }, 500);
 }
 
 #[test]

@@ -20,7 +20,7 @@ impl Leader {
         if is(Fault::CounterOverflows) {
             return Some(Zxid(self.last_proposed.0 + 1));
         }
-        self.last_proposed.next().filter(|next| next.counter() != u32::MAX)
+        self.last_proposed.next().filter(|next| next.counter() < self.counter_max)
     }
 
     pub(crate) fn outstanding_len(&self) -> usize {

@@ -60,7 +60,7 @@ impl Leader {
     pub(super) fn choose_epoch(&mut self, cx: &mut Common) {
         if cx.are_quorum(&self.registered) {
             self.epoch = Epoch(self.highest_accepted.max(cx.accepted).0 + 1);
-            if !cx.quorums.are_met(&self.registered, Oracle::Absent) {
+            if cx.oracle != Oracle::Absent {
                 self.epoch = epoch_of_its_own(cx, self.epoch);
             }
             self.phase = Phase::Promising(cx.durable(Durable::AcceptedEpoch(self.epoch)));
@@ -173,8 +173,9 @@ impl Leader {
     }
 }
 
-/// The first epoch from this one on in which only this server leads without the other. The other voter may have led
-/// alone in the meantime: in the same epoch, one zxid would then name two transactions, and nobody would notice.
+/// The first epoch from this one on in which only this server leads, of the two that an oracle decides between. The other
+/// one need not promise an epoch in which this one goes on alone, and may do the same later: in the same epoch, one
+/// zxid would then name two transactions, and nobody would notice.
 fn epoch_of_its_own(cx: &Common, epoch: Epoch) -> Epoch {
     let is_second = cx.committed.voters().position(|voter| voter == cx.me) == Some(1);
     Epoch(epoch.0 + i64::from(epoch.0 % 2 != i64::from(is_second)))

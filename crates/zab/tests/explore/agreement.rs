@@ -19,6 +19,13 @@ use oxkeeper_zab::{
 
 use super::search::Model;
 
+#[path = "outside.rs"]
+mod outside;
+
+pub(crate) use outside::votes_for;
+#[allow(unused_imports, reason = "for the simulator, which replays explored steps")]
+pub(crate) use outside::{Arriving, Reached};
+
 /// What is on each disk at the start: the counters of the transactions of epoch 1, and the current epoch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
@@ -43,6 +50,9 @@ pub(crate) struct Agreements {
     pub(crate) snapshots: bool,
     /// Who votes at the start, and after a reconfiguration that a leader may propose once.
     pub(crate) change: Option<(&'static [usize], &'static [usize])>,
+    /// The first two servers vote, and an oracle lets one of them go on alone; how often it may choose anew. It is one
+    /// that knows what it does, and forbids the other one first.
+    pub(crate) choices: Option<u8>,
 }
 
 const VOTERS: usize = 3;
@@ -56,6 +66,8 @@ pub(crate) enum Step {
     Deliver(LinkId, bool),
     Persist(usize),
     Propose(usize),
+    /// The oracle lets this server go on alone from now on, and no other one.
+    Choose(usize),
     Reconfigure(usize),
     Resign(usize),
     Crash(usize),
@@ -70,6 +82,7 @@ struct Left {
     crashes: u8,
     resigns: u8,
     reconfigs: u8,
+    choices: u8,
 }
 
 /// A transaction: no two have the same payload.
@@ -81,6 +94,8 @@ pub(crate) struct World {
     links: BTreeMap<LinkId, Rc<Link>>,
     next_link: u64,
     left: Left,
+    /// Whom the oracle lets go on alone.
+    chosen: Option<usize>,
     seen: Rc<Seen>,
 }
 
@@ -165,64 +180,6 @@ struct Seen {
     changes: BTreeMap<Bytes, Arc<EnsembleConfig>>,
 }
 
-/// What a server has come to, for those who take the same steps with other means.
-#[derive(Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "read by the simulator, which replays explored steps")]
-pub(crate) struct Reached {
-    /// What it is, and whether it serves; `None` while it is down.
-    pub(crate) role: Option<(ServerState, bool)>,
-    /// The accepted and the current epoch on its disk.
-    pub(crate) epochs: (Epoch, Epoch),
-    /// The newest transaction on its disk.
-    pub(crate) last: Zxid,
-    /// The transactions in its log.
-    pub(crate) logged: Vec<Zxid>,
-}
-
-/// What arrives next at an end of a link.
-#[derive(Debug, Clone)]
-#[allow(dead_code, reason = "read by the simulator, which replays explored steps")]
-pub(crate) enum Arriving {
-    Packet(PeerPacket),
-    State,
-    Closed,
-}
-
-#[allow(dead_code, reason = "read by the simulator, which replays explored steps")]
-impl World {
-    pub(crate) fn reached(&self, server: usize) -> Reached {
-        let Server { agreement, disk, in_role, .. } = &*self.servers[server];
-        Reached {
-            role: agreement.as_ref().map(|agreement| (agreement.state(), *in_role)),
-            epochs: (disk.accepted, disk.current),
-            last: disk.last(),
-            logged: disk.log().iter().map(|record| record.zxid).collect(),
-        }
-    }
-
-    pub(crate) fn arriving(&self, link: LinkId, to_leader: bool) -> Option<Arriving> {
-        Some(match self.links.get(&link)?.queues[usize::from(to_leader)].front()? {
-            Item::Packet(packet) => Arriving::Packet(packet.clone()),
-            Item::State(_) => Arriving::State,
-            Item::Closed => Arriving::Closed,
-        })
-    }
-
-    /// The leader that a server dials.
-    pub(crate) fn dialled(&self, server: usize) -> Option<usize> {
-        self.servers[server].dial.map(|(leader, _)| leader)
-    }
-
-    pub(crate) fn newest_link(&self) -> LinkId {
-        LinkId(self.next_link)
-    }
-
-    /// Learner and leader.
-    pub(crate) fn ends(&self, link: LinkId) -> Option<[usize; 2]> {
-        self.links.get(&link).map(|link| link.ends)
-    }
-}
-
 fn id(server: usize) -> ServerId {
     ServerId(i64::try_from(server).unwrap() + 1)
 }
@@ -242,7 +199,8 @@ fn config(voters: &[usize], version: Zxid) -> Arc<EnsembleConfig> {
 
 impl Agreements {
     fn config_at_start(&self) -> Arc<EnsembleConfig> {
-        config(self.change.map_or(&[0, 1, 2], |(before, _)| before), Zxid::ZERO)
+        let usual: &[usize] = if self.choices.is_some() { &[0, 1] } else { &[0, 1, 2] };
+        config(self.change.map_or(usual, |(before, _)| before), Zxid::ZERO)
     }
 
     fn boot(&self, world: &mut World, server: usize) -> Result<(), String> {
@@ -253,7 +211,13 @@ impl Agreements {
             committed: one.disk.committed.clone(),
             seen: Some(one.disk.seen.clone()),
             reconfig: self.change.is_some(),
-            limits: Limits { tick_ms: 1000, init: 10, sync: 5, pending_bytes: 1 << 20 },
+            limits: Limits {
+                tick_ms: 1000,
+                init: 10,
+                sync: 5,
+                pending_bytes: 1 << 20,
+                counter_max: u32::MAX,
+            },
             timing: Timing::DEFAULT,
             accepted: one.disk.accepted,
             current: one.disk.current,
@@ -264,6 +228,9 @@ impl Agreements {
             may_read_log: true,
             seed: 1,
         });
+        if self.choices.is_some() {
+            agreement.oracle(0, world.chosen == Some(server));
+        }
         agreement.start(0);
         one.agreement = Some(agreement);
         one.state = one.disk.txns.clone();
@@ -286,9 +253,18 @@ impl Agreements {
 
     /// Does what a server asks for.
     fn act(&self, world: &mut World, server: usize) -> Result<(), String> {
+        let mut streams = VecDeque::new();
         loop {
             let one = Rc::make_mut(&mut world.servers[server]);
-            let Some(action) = one.agreement.as_mut().and_then(Agreement::next_action) else { return Ok(()) };
+            let Some(action) = one.agreement.as_mut().and_then(Agreement::next_action) else {
+                // A snapshot begins once there is nothing else to do.
+                let Some(link) = streams.pop_front() else { return Ok(()) };
+                let (zxid, state) = (one.state_zxid, one.state.clone());
+                send(world, server, link, Item::Packet(PeerPacket::Snap { zxid }));
+                send(world, server, link, Item::State(state));
+                self.tell(world, server, |agreement| agreement.snapshot_begins(link, zxid))?;
+                continue;
+            };
             match action {
                 Action::Notify(_, notification) if notification.state == ServerState::Looking => {
                     one.vote = Some(notification);
@@ -317,12 +293,7 @@ impl Agreements {
                     let (last, recent) = (one.disk.last(), one.disk.log());
                     self.tell(world, server, |agreement| agreement.reloaded(0, task, last, recent))?;
                 }
-                Action::StreamSnapshot(link) => {
-                    let (zxid, state) = (one.state_zxid, one.state.clone());
-                    send(world, server, link, Item::Packet(PeerPacket::Snap { zxid }));
-                    send(world, server, link, Item::State(state));
-                    self.tell(world, server, |agreement| agreement.snapshot_begins(link, zxid))?;
-                }
+                Action::StreamSnapshot(link) => streams.push_back(link),
                 // A server that kept what has come of it would have nothing.
                 Action::LoadSnapshot(zxid) => (one.state_zxid, one.state) = (zxid, Vec::new()),
                 Action::InstallSnapshot(zxid) => one.installing = Some((zxid, one.state.clone())),
@@ -411,6 +382,9 @@ impl Agreements {
             }
         }
         let holds = |server: &usize| is_prefix(agreed, &world.servers[*server].disk.txns);
+        if world.chosen.as_ref().is_some_and(holds) {
+            return Ok(());
+        }
         let holders: BTreeSet<ServerId> = (0..VOTERS).filter(holds).map(id).collect();
         match rules.iter().find(|rule| !Quorums::new(rule, None).are_met(&holders, Oracle::Absent)) {
             None => Ok(()),
@@ -562,6 +536,26 @@ impl Agreements {
         self.tell(world, server, |agreement| agreement.propose(Proposal { zxid, payload }, change))
     }
 
+    /// Whether an oracle that knows what it does may choose this server: it lacks nothing that is agreed, and was
+    /// together with the other one in the newest epoch, or both have led alone when they meet; and the other one does not
+    /// lead, nor is about to.
+    fn may_choose(&self, world: &World, server: usize) -> bool {
+        let [one, other] = [server, 1 - server].map(|server| &world.servers[server].disk);
+        world.chosen != Some(server)
+            && is_prefix(&world.seen.agreed, &one.txns)
+            && one.current >= other.current
+            && self.state_of(world, 1 - server) != Some(ServerState::Leading)
+            && world.servers[1 - server].work.is_empty()
+    }
+
+    fn choose(&self, world: &mut World, server: usize) -> Result<(), String> {
+        let other = 1 - server;
+        world.chosen = None;
+        self.tell(world, other, |agreement| agreement.oracle(0, false))?;
+        world.chosen = Some(server);
+        self.tell(world, server, |agreement| agreement.oracle(0, true))
+    }
+
     fn crash(&self, world: &mut World, server: usize) {
         let one = Rc::make_mut(&mut world.servers[server]);
         let disk = one.disk.clone();
@@ -587,24 +581,6 @@ impl Agreements {
     fn state_of(&self, world: &World, server: usize) -> Option<ServerState> {
         world.servers[server].agreement.as_ref().map(Agreement::state)
     }
-}
-
-/// What the others must say for a server to believe that a quorum wants this leader, which may be itself.
-pub(crate) fn votes_for(world: &World, server: usize, leader: usize) -> Vec<(ServerId, Notification)> {
-    let Some(mine) = &world.servers[server].vote else { return Vec::new() };
-    let says = |other: usize, state| {
-        if leader == server {
-            return (id(other), Notification { state, ..mine.clone() });
-        }
-        // A vote that is better than any other, so that this server casts it too.
-        let (zxid, peer_epoch) = (Zxid(i64::MAX), Epoch(99));
-        (id(other), Notification { state, leader: id(leader), zxid, peer_epoch, ..mine.clone() })
-    };
-    let its_own = |state| (leader != server).then(|| says(leader, state));
-    let others = (0..VOTERS).filter(|other| *other != server && *other != leader);
-    let following = others.map(|other| says(other, ServerState::Following));
-    let looking = its_own(ServerState::Looking).into_iter();
-    looking.chain(following).chain(its_own(ServerState::Leading)).collect()
 }
 
 fn send(world: &mut World, from: usize, link: LinkId, item: Item) {
@@ -666,7 +642,16 @@ impl Model for Agreements {
             servers: servers.collect(),
             links: BTreeMap::new(),
             next_link: 0,
-            left: Left { leads, follows, txns, crashes, resigns, reconfigs: self.change.is_some().into() },
+            left: Left {
+                leads,
+                follows,
+                txns,
+                crashes,
+                resigns,
+                reconfigs: self.change.is_some().into(),
+                choices: self.choices.unwrap_or(0),
+            },
+            chosen: None,
             seen: Rc::default(),
         };
         // What a quorum of disks holds at the start may be agreed.
@@ -717,6 +702,9 @@ impl Model for Agreements {
             if state != ServerState::Looking && (world.left.resigns > 0 || is_in_vain) {
                 steps.push(Step::Resign(server));
             }
+            if world.left.choices > 0 && self.may_choose(world, server) {
+                steps.push(Step::Choose(server));
+            }
             if world.left.crashes > 0 {
                 steps.push(Step::Crash(server));
             }
@@ -748,6 +736,10 @@ impl Model for Agreements {
                 let result = self.propose(world, server, None);
                 world.left.txns -= 1;
                 result
+            }
+            Step::Choose(server) => {
+                world.left.choices -= 1;
+                self.choose(world, server)
             }
             Step::Reconfigure(server) => {
                 world.left.reconfigs -= 1;

@@ -1,0 +1,116 @@
+//! Runs that are about one thing: what they have in place of what other runs have.
+
+use crate::chance::Chance;
+use crate::client::Habits;
+use crate::faults::FaultKind;
+use crate::manners::Manners;
+use crate::queue::SECOND;
+use crate::swarm::{Profile, Swarm};
+use crate::workload::Kind;
+
+/// What only special kinds of run have.
+#[derive(Debug, Clone)]
+pub struct Special {
+    /// By server: how it speaks. Servers beyond the end are ours.
+    pub manners: Vec<Manners>,
+    /// Below this the counter of an epoch stays.
+    pub counter_max: u32,
+    /// Whether the last server's clock, whose number is the highest, is as slow as clocks are, and all others as fast.
+    pub last_is_slow: bool,
+}
+
+impl Special {
+    /// Nothing special.
+    pub const NONE: Special = Special { manners: Vec::new(), counter_max: u32::MAX, last_is_slow: false };
+
+    /// Whether it is nothing special.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.manners.is_empty() && self.counter_max == u32::MAX
+    }
+
+    /// Whether a leader of the run may answer a `sync` although it leads no more, as ZooKeeper's do.
+    #[must_use]
+    pub fn may_be_stale(&self) -> bool {
+        self.manners.iter().any(|manners| manners.syncs_alone)
+    }
+}
+
+/// Among mixed runs, which special kind a seed is of, if it is of one.
+pub(crate) fn of(seed: u64) -> Option<Profile> {
+    match (seed % 10, seed / 10 % 4) {
+        (0, 1) => Some(Profile::Deposed),
+        (0, 3) => Some(Profile::Rollover),
+        (3, 1 | 3) => Some(Profile::MixedVersion),
+        (4, 1) => Some(Profile::Hostile),
+        (4, 3) => Some(Profile::Damage),
+        _ => None,
+    }
+}
+
+impl Profile {
+    /// Whether it is about one thing.
+    #[must_use]
+    pub fn is_special(self) -> bool {
+        matches!(
+            self,
+            Profile::Deposed | Profile::Rollover | Profile::Hostile | Profile::MixedVersion | Profile::Damage
+        )
+    }
+}
+
+impl Swarm {
+    /// Draws what a profile has of its own.
+    pub(crate) fn draw_special(&mut self, profile: Profile, mut chance: Chance) {
+        match profile {
+            Profile::Deposed => self.depose(&mut chance),
+            Profile::Rollover => self.special.counter_max = chance.log_uniform(3, 200) as u32,
+            Profile::Hostile => {
+                self.mix(&mut chance, |chance| Manners {
+                    babbles: chance.happens(0.7),
+                    acks_informs: true,
+                    ..Manners::OURS
+                });
+            }
+            Profile::MixedVersion => self.mix(&mut chance, Manners::draw),
+            Profile::Damage => {}
+            _ if profile.is_of_many() && chance.happens(0.3) && !self.faults.is_empty() => {
+                self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
+            }
+            _ => {}
+        }
+    }
+
+    /// Some servers, and at least one, speak in another way.
+    fn mix(&mut self, chance: &mut Chance, manners: impl Fn(&mut Chance) -> Manners) {
+        let sure = chance.index(self.servers);
+        let others = |index| index == sure || chance.happens(0.5);
+        let chosen: Vec<bool> = (0..self.servers).map(others).collect();
+        let drawn = chosen.into_iter().map(|other| if other { manners(chance) } else { Manners::OURS });
+        self.special.manners = drawn.collect();
+    }
+
+    /// Leaders are cut off all the time, under clients who write and clients who ask for what is new.
+    fn depose(&mut self, chance: &mut Chance) {
+        self.voters = 3;
+        self.servers = 3;
+        // Whoever leads first takes longest to notice that nobody follows.
+        self.special.last_is_slow = true;
+        self.server.tick_ms = i64::try_from(chance.one_of([1000, 2000])).unwrap_or(1000);
+        let others = chance.happens(0.3);
+        self.faults.retain(|_| others);
+        self.faults.push((FaultKind::LeaderCutOff, chance.within(12..25) * SECOND));
+        let habits = Habits {
+            timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
+            pause: SECOND / 10,
+            pipeline: 4,
+            users: Vec::new(),
+            restless: 0,
+            moves: 10,
+            dies: 0,
+            reads_only: false,
+        };
+        let kinds = [Kind::Sync, Kind::Register];
+        self.clients = (0..8).map(|client| (kinds[client % 2], habits.clone())).collect();
+    }
+}
