@@ -95,6 +95,8 @@ impl Observer {
 
 #[cfg(test)]
 mod tests {
+    use oxkeeper_proto::Xid;
+
     use super::*;
     use crate::network::LinkId;
     use crate::observer::SessionFacts;
@@ -128,9 +130,13 @@ mod tests {
 
     #[test]
     fn one_that_never_ends_is_found_at_the_end_of_the_run() {
+        let mut opened = Vec::new();
+        let op = OpCode::CreateSession;
+        TxnHeader { session: SESSION, cxid: Xid(0), zxid: Zxid(1), time: 1, op }.encode(&mut opened);
+        let order = BTreeMap::from([(Zxid(1), Bytes::from(opened))]);
         let overdue = |at| {
             let mut observer = watched(0);
-            observer.check_overdue(&BTreeMap::new(), at, &[1.0]);
+            observer.check_overdue(&order, at, &[1.0]);
             observer.violation.is_some()
         };
         assert!(!overdue(17 * SECOND) && overdue(17 * SECOND + MS));
