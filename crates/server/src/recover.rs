@@ -86,6 +86,7 @@ pub fn recover(dirs: &Directories, options: &RecoverOptions) -> Result<Recovered
     if digest_mismatches > 0 {
         error!("Digests are not matching after {digest_mismatches} of {replayed} transactions");
     }
+    reader.check_fit(digest_mismatches == 0)?;
     let tear = reader.tear().cloned();
     check_reached(dirs, tree.last_zxid())?;
     if digest_mismatches > 0 || passed_over.missed().is_some() {

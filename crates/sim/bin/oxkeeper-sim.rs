@@ -21,6 +21,8 @@ use oxkeeper_sim::{Profile, Report, run};
 const LINES: usize = 200;
 /// Failures that are shown before a campaign ends.
 const FAILURES_MAX: usize = 5;
+/// A campaign of so many seeds shows that its faults are made: each kind strikes at least so often.
+const STRIKES: (u64, u64) = (1000, 20);
 
 struct Wanted {
     seeds: std::ops::Range<u64>,
@@ -172,7 +174,21 @@ fn campaign(wanted: &Wanted) -> ExitCode {
         tell_failure(report, wanted);
     }
     summarize(&sums, wanted, started);
-    if sums.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let rare = rare(&sums, wanted.profile.1);
+    for (kind, count) in &rare {
+        println!("{kind:?} struck {count} times in {} seeds, fewer than {}", sums.seeds, STRIKES.1);
+    }
+    if sums.failed.is_empty() && rare.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Kinds of fault that a campaign is for and that struck too seldom for it to say anything.
+fn rare(sums: &Sums, profile: Profile) -> Vec<(FaultKind, u64)> {
+    let (seeds, least) = STRIKES;
+    let counts = FaultKind::ALL.map(|kind| (kind, sums.faults.get(&kind).copied().unwrap_or(0)));
+    let is_rare = |(kind, count): &(FaultKind, u64)| {
+        sums.seeds >= seeds && sums.failed.is_empty() && *count < least && profile.makes(*kind)
+    };
+    counts.into_iter().filter(is_rare).collect()
 }
 
 /// Runs the seed once more to put it into words.
@@ -206,11 +222,13 @@ fn summarize(sums: &Sums, wanted: &Wanted, started: Instant) {
         "{} events, {} requests, {} replies, {} watch events, {} starts of servers, {} registers explained without zxids",
         sums.events, sums.asked, sums.answered, sums.told, sums.starts, sums.registers
     );
-    let faults: Vec<String> = FaultKind::ALL
-        .iter()
-        .map(|kind| format!("{kind:?} {}", sums.faults.get(kind).unwrap_or(&0)))
-        .collect();
-    println!("faults: {}", faults.join(", "));
+    println!("faults that struck:");
+    for kinds in FaultKind::ALL.chunks(4) {
+        let cell = |kind: &FaultKind| {
+            format!("{:<18} {:>8}", format!("{kind:?}"), sums.faults.get(kind).unwrap_or(&0))
+        };
+        println!("  {}", kinds.iter().map(cell).collect::<Vec<String>>().join("   "));
+    }
     let checks = sums.checked.iter().enumerate().filter(|(_, count)| **count > 0);
     let checks: Vec<String> = checks.map(|(number, count)| format!("I{number} {count}")).collect();
     println!("checked: {}", checks.join(", "));

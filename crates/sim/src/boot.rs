@@ -71,6 +71,7 @@ pub fn read_state(dirs: &Directories, rules: Rules, seed: u64) -> Result<State, 
     if recent.len() > RECENT {
         recent.drain(..recent.len() - RECENT);
     }
+    reader.check_fit(mismatches == 0)?;
     check_passed(dirs, snapshot, tree.last_zxid(), passed_over.missed().is_none() && mismatches == 0)?;
     let tear = reader.tear().cloned();
     let end = reader.end().map(|(path, end)| (path.to_owned(), end));

@@ -111,6 +111,31 @@ impl File {
     }
 }
 
+/// Where a record of a log file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Its first byte.
+    pub at: usize,
+    /// Its bytes, the end mark included.
+    pub len: usize,
+    /// Its transaction.
+    pub zxid: Zxid,
+}
+
+/// The whole records of a log file, up to the first that is none.
+#[must_use]
+pub fn records(bytes: &[u8]) -> Vec<Record> {
+    let mut file = File { inode: 0, rewrites: 0, read: HEADER, last: None, all: Vec::new() };
+    let (mut fresh, mut at) = (Vec::new(), HEADER);
+    file.read_on(bytes.get(HEADER..).unwrap_or_default(), &mut fresh);
+    let place = |(zxid, payload): (Zxid, Bytes)| {
+        let len = 12 + payload.len() + 1;
+        at += len;
+        Record { at: at - len, len, zxid }
+    };
+    fresh.into_iter().map(place).collect()
+}
+
 fn number(name: &str, prefix: &str) -> Option<Zxid> {
     i64::from_str_radix(name.strip_prefix(prefix)?, 16).ok().map(Zxid)
 }

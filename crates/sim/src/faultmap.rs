@@ -15,6 +15,8 @@ enum Damage {
     Spoilt,
     /// Its disk is empty; it has to come level.
     Emptied,
+    /// It may have less than it had; it has to come level, or refuse.
+    Behind,
 }
 
 /// What is damaged in a run, and what may be.
@@ -35,7 +37,12 @@ impl FaultMap {
     /// Notes who is whole again.
     pub fn look(&mut self, servers: &[Server]) {
         self.damaged.retain(|index, damage| {
-            *damage == Damage::Spoilt || servers.get(*index).is_some_and(|server| server.emptied)
+            let server = servers.get(*index);
+            match damage {
+                Damage::Spoilt => true,
+                Damage::Emptied => server.is_some_and(|server| server.emptied),
+                Damage::Behind => server.is_some_and(|server| server.is_behind),
+            }
         });
     }
 
@@ -58,6 +65,11 @@ impl FaultMap {
     /// Something on its disk is spoilt.
     pub fn spoilt(&mut self, index: usize) {
         self.damaged.insert(index, Damage::Spoilt);
+    }
+
+    /// Its log has lost something.
+    pub fn behind(&mut self, index: usize) {
+        self.damaged.insert(index, Damage::Behind);
     }
 
     /// Its disk is empty.

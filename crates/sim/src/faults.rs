@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oxkeeper_node::Role;
 
 use crate::chance::Chance;
+use crate::damage;
 use crate::faultmap::FaultMap;
 use crate::network::{Host, LinkId, Port, Side};
 use crate::process::Server;
@@ -53,11 +54,17 @@ pub enum FaultKind {
     Wipe,
     /// A leader loses the other servers for a while and keeps its clients.
     LeaderCutOff,
+    /// A machine loses power, and its disk has never stored a write of the log.
+    LostWrite,
+    /// A machine loses power, and its disk has stored a write of the log in another place.
+    MisdirectedWrite,
+    /// A machine loses power, and bits of a log have flipped.
+    LogRots,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::PowerLossAtStep,
@@ -77,7 +84,13 @@ impl FaultKind {
         FaultKind::CutFails,
         FaultKind::Wipe,
         FaultKind::LeaderCutOff,
+        FaultKind::LostWrite,
+        FaultKind::MisdirectedWrite,
+        FaultKind::LogRots,
     ];
+
+    /// Kinds of disks that lie.
+    pub const LIES: [FaultKind; 3] = [FaultKind::LostWrite, FaultKind::MisdirectedWrite, FaultKind::LogRots];
 
     /// Whether disks and power are concerned.
     #[must_use]
@@ -98,7 +111,7 @@ impl FaultKind {
     /// Whether it is drawn apart from the others.
     #[must_use]
     pub fn is_special(self) -> bool {
-        self == FaultKind::LeaderCutOff
+        self == FaultKind::LeaderCutOff || FaultKind::LIES.contains(&self)
     }
 
     /// Whether only an ensemble can survive it.
@@ -172,6 +185,9 @@ impl Planner {
             }
             FaultKind::Wipe => self.wipe(stage, servers, index),
             FaultKind::SnapshotRots => self.rot(servers, index),
+            FaultKind::LostWrite | FaultKind::MisdirectedWrite | FaultKind::LogRots => {
+                self.spoil_log(stage, servers, index, kind)
+            }
             FaultKind::LeaderCutOff => self.cut_off_leader(stage, servers),
             FaultKind::Partition => self.partition(stage, servers.len()),
             FaultKind::Weather => {
@@ -211,6 +227,33 @@ impl Planner {
         self.rotten += 1;
         self.map.spoilt(index);
         server.disk.rot("snapshot.", 1 + self.chance.index(64), self.chance.bits()).is_some()
+    }
+
+    /// A log turns out not to be what was written. Its server may not find that out: then it has less than it says, and
+    /// votes. So a quorum of others must have all that it had, in an epoch that is no older, and be whole.
+    fn spoil_log(
+        &mut self,
+        stage: &mut Stage,
+        servers: &mut [Server],
+        index: usize,
+        kind: FaultKind,
+    ) -> bool {
+        let is_whole = |other: &usize| *other != index && !self.map.is_damaged(*other);
+        let others: Vec<usize> = (0..self.voters).filter(is_whole).collect();
+        let is_allowed = self.map.may_damage(index)
+            && (index >= self.voters || stage.observer.is_held_by_a_quorum(index, &others));
+        let Some(server) = servers.get_mut(index).filter(|server| is_allowed && server.is_up()) else {
+            return false;
+        };
+        server.crash(stage, true);
+        let spoilt = damage::spoil_log(&server.disk, kind, &mut self.chance);
+        if spoilt {
+            server.is_behind = true;
+            stage.observer.spoilt(index, &server.disk);
+            self.map.behind(index);
+        }
+        self.restart(stage, index);
+        spoilt
     }
 
     fn restart(&mut self, stage: &mut Stage, index: usize) {

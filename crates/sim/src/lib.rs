@@ -14,6 +14,7 @@ pub mod chance;
 pub mod checker;
 pub mod client;
 pub mod convergence;
+pub mod damage;
 pub mod durable;
 pub mod faultmap;
 pub mod faults;

@@ -180,6 +180,14 @@ impl Observer {
         self.synced(server, disk);
     }
 
+    /// What was at rest on a server's disk has changed.
+    pub fn spoilt(&mut self, server: usize, disk: &SimDisk) {
+        if let Some(log) = self.logs.get_mut(server) {
+            log.forget();
+        }
+        self.synced(server, disk);
+    }
+
     /// A server is gone for now.
     pub fn went_down(&mut self, server: usize) {
         self.down(server);

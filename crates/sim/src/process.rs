@@ -183,6 +183,8 @@ pub struct Server {
     pub refused: Option<String>,
     /// Whether that is because of what its files hold, and not because the disk would not do something.
     pub finds_damage: bool,
+    /// Whether its log lost something since it last was level with the others.
+    pub is_behind: bool,
     /// The times of day of its starts.
     starts_ms: BTreeSet<i64>,
     /// How it speaks to the others.
@@ -236,6 +238,7 @@ impl Server {
             chance,
             refused: None,
             finds_damage: false,
+            is_behind: false,
             starts_ms: BTreeSet::new(),
             manners: Manners::OURS,
             counter_max: u32::MAX,
@@ -665,7 +668,7 @@ impl Server {
         stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));
         stage.observer.role_changed(index, role, now);
         if serving && matches!(what, Role::Following | Role::Leading | Role::Observing) {
-            self.emptied = false;
+            (self.emptied, self.is_behind) = (false, false);
         }
     }
 

@@ -73,9 +73,18 @@ impl Swarm {
                 });
             }
             Profile::MixedVersion => self.mix(&mut chance, Manners::draw),
-            Profile::Damage => {}
+            Profile::Damage => {
+                let others = chance.unit();
+                self.faults.retain(|_| chance.happens(others));
+                for kind in FaultKind::LIES {
+                    self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
+                }
+            }
             _ if profile.is_of_many() && chance.happens(0.3) && !self.faults.is_empty() => {
                 self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
+                for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3) {
+                    self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
+                }
             }
             _ => {}
         }

@@ -113,6 +113,13 @@ impl Profile {
             || self.is_special()
     }
 
+    /// Whether runs of this kind make faults of that kind.
+    #[must_use]
+    pub fn makes(self, kind: FaultKind) -> bool {
+        let has_others = self == Profile::Mixed || self.is_of_many();
+        !self.is_calm() && (has_others || !(kind.needs_others() || kind.is_special()))
+    }
+
     fn is_calm(self) -> bool {
         matches!(self, Profile::Calm | Profile::CalmEnsemble | Profile::CalmReconfig)
     }

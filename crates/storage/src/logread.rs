@@ -105,6 +105,23 @@ impl LogReader {
         self.tear.as_ref()
     }
 
+    /// Whether an earlier file breaks off and the next one begins a later epoch. Nothing may be missing between them: a
+    /// torn record that no later start has cut, as in Java's directories. But if what comes after does not fit the state,
+    /// something is.
+    ///
+    /// # Errors
+    /// If so, with the place.
+    pub fn check_fit(&self, fits: bool) -> Result<(), StorageError> {
+        match &self.broken_off {
+            Some((tear, what)) if !fits => {
+                let what =
+                    format!("{what}, and the transactions of the next epoch do not fit: some are missing");
+                Err(StorageError::damaged(&tear.path, tear.offset, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The last record before those that were asked for, if the log has any, once everything is read.
     #[must_use]
     pub fn before(&self) -> Option<Zxid> {
@@ -132,6 +149,7 @@ impl LogReader {
     /// | a broken record, then more | refused | refused |
     /// | a good checksum, a wrong end mark | kept | kept |
     /// | zxids of one epoch with a gap | refused | refused |
+    /// | a broken record, and the next epoch in the next file | | passed, see [`LogReader::check_fit`] |
     /// | no bytes at all | ends | refused |
     ///
     /// # Errors
@@ -490,6 +508,30 @@ mod tests {
             let (all, tear) = read(&disk, after).unwrap();
             assert_eq!((all, tear), (((after + 1)..12).collect(), None));
         }
+    }
+
+    #[test]
+    fn an_epoch_behind_a_broken_record_must_fit_the_state() {
+        const EPOCH: i64 = 1 << 32;
+        let disk = written(&[(1, 5), (EPOCH + 1, EPOCH + 3)], 50);
+        let read_all = |fits| {
+            let mut reader =
+                LogReader::after(Arc::new(disk.clone()), Path::new("/d"), Zxid(0), LIMITS).unwrap();
+            let mut count = 0;
+            while reader.next_record().unwrap().is_some() {
+                count += 1;
+            }
+            (count, reader.check_fit(fits).map_err(|error| error.to_string()))
+        };
+        assert_eq!(
+            read_all(false),
+            (6, Ok(())),
+            "nothing is broken: what does not fit is somebody else's doing"
+        );
+        edit(&disk, "log.1", |bytes| bytes[16 + 3 * 63 + 20] ^= 1);
+        assert_eq!(read_all(true), (5, Ok(())));
+        let (_, refused) = read_all(false);
+        assert!(refused.unwrap_err().starts_with("/d/log.1 is damaged at offset 205: CRC check failed, and"));
     }
 
     #[test]

@@ -253,6 +253,17 @@ impl SimDisk {
         Some(path)
     }
 
+    /// Writes over what is at rest in a file, as a disk does that loses or misplaces what it was given, or forgets.
+    pub fn spoil(&self, inode: usize, at: usize, new: &[u8]) {
+        let mut state = self.state();
+        let Some(inode) = state.inodes.get_mut(inode) else { return };
+        for bytes in [&mut inode.synced, &mut inode.bytes] {
+            let there = bytes.iter_mut().skip(at);
+            there.zip(new).for_each(|(byte, new)| *byte = *new);
+        }
+        inode.rewrites += 1;
+    }
+
     /// The files that would be there after a loss of power, by whole path: which inode, and how long.
     #[must_use]
     pub fn durable_files(&self, dir: &Path) -> Vec<(String, usize, u64)> {
@@ -620,6 +631,17 @@ mod tests {
         assert_eq!(disk.rot("snapshot.", 1, 1), None);
         assert_eq!(disk.rot("log.", 1, 1), Some("/d/log.1".into()));
         assert_ne!(disk.durable_bytes(0, 0), [[1; 100].as_slice(), &[2; 20]].concat());
+    }
+
+    #[test]
+    fn what_is_at_rest_can_be_spoilt_and_does_not_grow() {
+        let disk = SimDisk::quiet();
+        let mut file = log_on(&disk);
+        file.write_at(b"abcdef", 0).unwrap();
+        file.sync_data().unwrap();
+        disk.spoil(0, 4, b"12345");
+        assert_eq!(disk.after_crash(Aftermath::Synced).durable_bytes(0, 0), b"abcd12");
+        assert_eq!(disk.durable_rewrites(0), 1);
     }
 
     #[test]

@@ -195,6 +195,18 @@ impl Observer {
             || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
 
+    /// Whether so many of some voters are a quorum that have all that a server has on its disk, in an epoch that is no older
+    /// on theirs.
+    #[must_use]
+    pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
+        let last = self.end_of(self.durable_last(server));
+        let epoch = |server: &usize| self.reigns.epochs.get(server).map_or(0, |epochs| epochs.1);
+        let is_level = |other: &&usize| {
+            epoch(other) >= epoch(&server) && self.logs.get(**other).is_some_and(|log| log.holds(last))
+        };
+        others.iter().filter(is_level).count() * 2 > self.voters.len()
+    }
+
     /// Epochs on a disk never go back.
     pub(super) fn check_epochs(&mut self, server: usize, disk: &SimDisk) {
         let (accepted, current) = durable_epochs(disk);

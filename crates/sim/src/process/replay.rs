@@ -218,7 +218,7 @@ impl Puppets {
             Step::Persist(server) => self.persist(server),
             Step::Propose(server) => self.propose(server),
             Step::Choose(server) => self.choose(server),
-            Step::Reconfigure(_) => unreachable!("worlds that change are not replayed"),
+            Step::Reconfigure(_) | Step::HandOver(..) => unreachable!("worlds that change are not replayed"),
             Step::Resign(server) => self.resign(before, server),
             Step::Crash(server) => self.servers[server].crash(&mut self.stage, false),
             Step::Restart(server) => self.start(server),
@@ -485,6 +485,7 @@ const WORLD: Agreements = Agreements {
     resigns: 1,
     snapshots: false,
     change: None,
+    hand_overs: 0,
     choices: None,
 };
 

@@ -9,7 +9,7 @@ use oxkeeper_proto::{EnsembleConfig, PeerPacket, ServerId, SessionId, Zxid};
 
 use super::sync::Unacknowledged;
 use super::{Leader, Outstanding, Phase, Stage, Syncer, WaitingSync};
-use crate::common::{Action, Common, Leave};
+use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{LinkId, Proposal};
 use crate::quorum::{Oracle, Quorums, Tracker};
 
@@ -17,6 +17,9 @@ impl Leader {
     /// The zxid of the next proposal; `None` when the counter of the epoch is used up. The last value of the counter
     /// is never given out: a leader that has come so far leaves, and the next epoch begins.
     pub(crate) fn next_zxid(&self) -> Option<Zxid> {
+        if self.handing_over.is_some() {
+            return None;
+        }
         if is(Fault::CounterOverflows) {
             return Some(Zxid(self.last_proposed.0 + 1));
         }
@@ -31,16 +34,13 @@ impl Leader {
     ///
     /// # Panics
     /// If its zxid is not the next one: the order would have a hole.
-    pub(crate) fn propose(
-        &mut self,
-        cx: &mut Common,
-        proposal: Proposal,
-        reconfiguration: Option<Arc<EnsembleConfig>>,
-    ) {
+    pub(crate) fn propose(&mut self, cx: &mut Common, proposal: Proposal, change: Option<EnsembleChange>) {
         assert_eq!(Some(proposal.zxid), self.next_zxid(), "a proposal out of order");
         assert_eq!(self.phase, Phase::Active, "a proposal before a quorum has the history");
-        if let Some(new) = &reconfiguration {
-            cx.see(Arc::clone(new));
+        match &change {
+            Some(EnsembleChange::Members(new)) => cx.see(Arc::clone(new)),
+            Some(EnsembleChange::Leader(successor)) => self.handing_over = Some(*successor),
+            None => {}
         }
         let rules = if is(Fault::JointQuorumSkipped) {
             Arc::new(Quorums::new(&cx.committed, None))
@@ -57,7 +57,7 @@ impl Leader {
             }
         }
         self.own_log.push_back((cx.log(proposal.clone()), proposal.zxid));
-        self.outstanding.push_back(Outstanding { proposal, acks: Tracker::new(rules), reconfiguration });
+        self.outstanding.push_back(Outstanding { proposal, acks: Tracker::new(rules), change });
     }
 
     /// A learner acknowledges something.
@@ -103,6 +103,7 @@ impl Leader {
         while self.successor.is_none()
             && let Some(first) = self.outstanding.front()
             && is_agreed(cx, &first.acks)
+            && first.successor().is_none_or(|successor| first.acks.has(successor))
             && let Some(first) = self.outstanding.pop_front()
         {
             self.commit(cx, first);
@@ -112,18 +113,25 @@ impl Leader {
     }
 
     fn commit(&mut self, cx: &mut Common, agreed: Outstanding) {
-        let Outstanding { proposal, acks, reconfiguration, .. } = agreed;
+        let Outstanding { proposal, acks, change, .. } = agreed;
         let Proposal { zxid, payload } = &proposal;
         self.last_committed = *zxid;
-        let successor = reconfiguration.map(|new| {
-            let successor = self.successor(cx, &new, acks.acked());
-            cx.activate(&new);
-            for out in &mut self.outstanding {
-                out.acks.follow(Arc::clone(&cx.quorums));
+        let successor = match change {
+            Some(EnsembleChange::Members(new)) => {
+                let successor = self.successor(cx, &new, acks.acked());
+                cx.activate(&new);
+                for out in &mut self.outstanding {
+                    out.acks.follow(Arc::clone(&cx.quorums));
+                }
+                self.hand_over(cx, successor, *zxid);
+                Some(successor)
             }
-            self.hand_over(cx, successor, *zxid);
-            successor
-        });
+            Some(EnsembleChange::Leader(successor)) => {
+                self.hand_over(cx, successor, *zxid);
+                None
+            }
+            None => None,
+        };
         for (link, peer) in &self.peers {
             if !matches!(peer.stage, Stage::Synchronizing | Stage::Level | Stage::Active) {
                 continue;
