@@ -50,8 +50,6 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::UncommittedKept, Profile::Election, 300),
     grade(Fault::VoteIgnoresEpoch, Profile::Election, 300),
     grade(Fault::HalfIsQuorum, Profile::Election, 200),
-    grade(Fault::LearnerAddedLate, Profile::Reconfig, 500),
-    grade(Fault::ObserverCounted, Profile::Reconfig, 20),
     grade(Fault::JointQuorumSkipped, Profile::Reconfig, 50),
     grade(Fault::ReadOnlyUnsaid, Profile::CutOff, 50),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),

@@ -4,7 +4,7 @@
 //! of everything hides what needs much of one thing.
 
 use oxkeeper_proto::ensemble::Member;
-use oxkeeper_proto::{EnsembleConfig, OpCode, Zxid};
+use oxkeeper_proto::{EnsembleConfig, OpCode, ServerId, Zxid};
 
 use crate::admin;
 use crate::chance::Chance;
@@ -182,13 +182,16 @@ impl Swarm {
     #[must_use]
     pub fn first_config(&self, index: usize) -> Option<EnsembleConfig> {
         let config = self.ensemble()?;
-        if index < self.servers - self.spares {
-            return Some(config);
-        }
         let mut members = config.members().clone();
-        let role = if index.is_multiple_of(2) { "participant" } else { "observer" };
-        members.insert(Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?);
+        members.extend(self.member(index));
         Some(EnsembleConfig::majority(members, Zxid::ZERO))
+    }
+
+    fn member(&self, index: usize) -> Option<(ServerId, Member)> {
+        let is_spare = index >= self.servers - self.spares;
+        let votes = if is_spare { index.is_multiple_of(2) } else { index < self.voters };
+        let role = if votes { "participant" } else { "observer" };
+        Some((Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?))
     }
 
     /// Draws the configuration of a run.

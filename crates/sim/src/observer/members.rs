@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oxkeeper_proto::{OpCode, PeerPacket, Reader, Txn, TxnHeader, TxnRecord, Zxid};
+use oxkeeper_proto::{OpCode, PeerPacket, Reader, ServerId, Txn, TxnHeader, TxnRecord, Zxid};
 
 use super::Observer;
 use crate::roster::Roster;
@@ -25,8 +25,6 @@ pub(super) struct Members {
     /// What the first NEWLEADER of an epoch said.
     epochs: BTreeMap<i64, Roster>,
     newest_offered: Zxid,
-    /// Whom reconfigurations have made leaders, without an election.
-    named: BTreeSet<i64>,
 }
 
 /// The number of a server by its index.
@@ -63,14 +61,10 @@ impl Observer {
         self.members.rule(zxid).iter().filter(|roster| !roster.is_quorum(holders)).count()
     }
 
-    /// Whether these servers are a quorum of any configuration that there ever was.
-    pub(super) fn is_some_quorum(&self, servers: &BTreeSet<i64>) -> bool {
-        self.members.known.values().any(|roster| roster.is_quorum(servers))
-    }
-
-    /// Whether a reconfiguration has ever made this server a leader.
-    pub(super) fn was_named(&self, server: i64) -> bool {
-        self.members.named.contains(&server)
+    /// Whether these servers are a quorum of a configuration that there ever was. Who looks for a leader goes by the one
+    /// that it knows, which may be an older one.
+    pub(super) fn is_quorum_of_some(&self, servers: &BTreeSet<i64>) -> bool {
+        self.members.rules.values().flatten().any(|roster| roster.is_quorum(servers))
     }
 
     /// The servers of which something is true, by number.
@@ -100,7 +94,7 @@ impl Observer {
             PeerPacket::CommitAndActivate { zxid, designated }
             | PeerPacket::InformAndActivate { zxid, designated, .. } => {
                 if designated.0 != number(server) {
-                    self.members.named.insert(designated.0);
+                    self.votes.named(*designated);
                 }
                 if let Some(new) = self.members.under_way.take_if(|new| new.version == zxid.0) {
                     self.in_force(new);
@@ -135,7 +129,7 @@ impl Observer {
         self.check(8, enough, || format!("epoch {epoch} begins with only the servers {holders:?}"));
         if let Some(newer) = newer {
             // Its leader may not belong to it, and knows who is to follow.
-            self.members.named.extend(newer.voters());
+            newer.voters().into_iter().for_each(|voter| self.votes.named(ServerId(voter)));
             self.in_force(newer);
         }
         self.members.under_way = None;

@@ -16,6 +16,16 @@ pub(super) struct Votes {
     /// Who had this leader.
     settled: BTreeMap<ServerId, BTreeSet<usize>>,
     judged: BTreeSet<(usize, ServerId, Round)>,
+    /// Whom a reconfiguration has named: nobody votes for them, and those who are no voters are told of them with the
+    /// round of an election that they had no part in.
+    named: BTreeSet<ServerId>,
+}
+
+impl Votes {
+    /// A reconfiguration that is agreed names a leader.
+    pub(super) fn named(&mut self, leader: ServerId) {
+        self.named.insert(leader);
+    }
 }
 
 impl Observer {
@@ -52,11 +62,12 @@ impl Observer {
         let none = BTreeSet::new();
         let looking = self.votes.looking.get(&(said.leader, said.round)).unwrap_or(&none);
         let settled = self.votes.settled.get(&said.leader).unwrap_or(&none);
-        let wanted = self.numbers(|v| looking.contains(&v) || settled.contains(&v));
-        let enough = self.oracle || self.is_some_quorum(&wanted) || self.was_named(said.leader.0);
+        let voters = self.numbers(|server| looking.contains(&server) || settled.contains(&server));
+        let is_named = self.votes.named.contains(&said.leader);
+        let enough = is_named || self.oracle || self.is_quorum_of_some(&voters);
         self.check(1, enough, || {
             format!(
-                "server {server} is {:?} under {} in round {}, which only the servers {wanted:?} ever wanted",
+                "server {server} is {:?} under {} in round {}, which only the servers {voters:?} ever wanted",
                 said.state, said.leader, said.round.0
             )
         });
