@@ -171,7 +171,7 @@ impl Node {
             timeout_ms: conn.timeout_ms,
             session_id: conn.session,
             password: session::password(conn.session),
-            read_only: conn.read_only.map(|_| is_read_only),
+            read_only: conn.read_only.map(|_| is_read_only && !is(Fault::ReadOnlyUnsaid)),
         };
         put_frame(fx.write(id), |out| response.encode(out));
         let address = conn.peer.0;

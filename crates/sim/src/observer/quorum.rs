@@ -51,8 +51,8 @@ struct Offer {
 impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
+        self.members_in_packet(server, packet, self.has_offered(link));
         self.check_stream(server, link, packet);
-        self.members_in_packet(packet, self.has_offered(link));
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
@@ -201,10 +201,10 @@ impl Observer {
     pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
         let last = self.end_of(self.durable_last(server));
         let epoch = |server: &usize| self.reigns.epochs.get(server).map_or(0, |epochs| epochs.1);
-        let is_level = |other: &&usize| {
-            epoch(other) >= epoch(&server) && self.logs.get(**other).is_some_and(|log| log.holds(last))
-        };
-        let level = self.numbers(|server| others.iter().filter(is_level).any(|other| *other == server));
+        let level = self.numbers(|other| {
+            let holds = self.logs.get(other).is_some_and(|log| log.holds(last));
+            others.contains(&other) && holds && epoch(&other) >= epoch(&server)
+        });
         self.config().is_some_and(|config| config.is_quorum(&level))
     }
 
