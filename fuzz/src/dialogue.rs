@@ -8,7 +8,7 @@ use bytes::Bytes;
 use oxkeeper_proto::peer::LearnerInfo;
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Round, ServerId, SessionId, Zxid};
-use oxkeeper_zab::{Action, Agreement, Durable, Limits, LinkId, Proposal, Setup, Ticket, Timing};
+use oxkeeper_zab::{Action, Agreement, Durable, EnsembleChange, Limits, LinkId, Proposal, Setup, Ticket, Timing};
 
 use crate::bounds::within;
 
@@ -144,7 +144,7 @@ impl Server {
             13 => {
                 let payload = Bytes::from(vec![what; 3]);
                 if let Some(zxid) = self.agreement.next_zxid() {
-                    let changes = (what & 16 != 0).then(|| config(zxid.0));
+                    let changes = change(what >> 4, zxid);
                     self.agreement.propose(Proposal { zxid, payload }, changes);
                 }
             }
@@ -243,7 +243,7 @@ impl Server {
                 }
                 Action::StreamSnapshot(link) => self.streams.push(link),
                 Action::LoadSnapshot(_) => self.loading = true,
-                Action::Ended => {
+                Action::Ended { .. } => {
                     self.loading = false;
                     self.dial = None;
                 }
@@ -253,12 +253,22 @@ impl Server {
     }
 }
 
-/// A packet of any type, and what it changes of the ensemble if it is a reconfiguration.
-fn packet(kind: u8, a: u8, b: u8) -> (PeerPacket, Option<Arc<EnsembleConfig>>) {
+/// What a transaction changes of the ensemble, if anything.
+fn change(what: u8, zxid: Zxid) -> Option<EnsembleChange> {
+    match what & 3 {
+        1 => Some(EnsembleChange::Members(config(zxid.0))),
+        3 => Some(EnsembleChange::Leader(ServerId(i64::from(what >> 2)))),
+        _ => None,
+    }
+}
+
+/// A packet of any type, and what it changes of the ensemble.
+fn packet(kind: u8, a: u8, b: u8) -> (PeerPacket, Option<EnsembleChange>) {
     let (epoch, server) = (Epoch((a >> 4).into()), ServerId((b & 7).into()));
     let txn = || Bytes::from(vec![b; 2]);
     let learner = LearnerInfo::new(server, Zxid((b >> 5).into()));
-    let changes = (kind & 128 != 0).then(|| config(zxid(a).0));
+    // Bit 6 was never used by a packet's kind; without it the corpus keeps its meaning.
+    let changes = change(kind >> 7 | kind >> 5 & 2 | b << 2, zxid(a));
     let packet = match kind & 31 {
         1 | 2 | 20..24 => PeerPacket::Proposal { zxid: zxid(a), txn: txn() },
         3 | 24..26 => PeerPacket::Ack { zxid: zxid(a) },

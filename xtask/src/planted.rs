@@ -97,6 +97,11 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
         &[("node", "node", "a_client_that_takes_nothing_is_not_answered_any_more")],
     ),
     (39, "a timer of an old role that acts", &[STORIES]),
+    (
+        43,
+        "a server that only lets read and does not say so",
+        &[("node", "ensemble_local", "a_server_without_a_leader_lets_those_read_who_asked_for_it")],
+    ),
 ];
 
 /// A number that no fault has: the run that must find nothing.

@@ -3,6 +3,7 @@
 //! Writes are prepared as they come. Whatever else a client asks waits until its earlier writes are applied,
 //! and replies leave in the order of the requests.
 
+use bytes::Bytes;
 use oxkeeper_proto::{ErrorCode, OpCode, Reader, Reply, Request, RequestHeader, Zxid};
 use tracing::{debug, warn};
 
@@ -18,10 +19,12 @@ impl Node {
     /// A frame has come.
     pub(crate) fn frame(&mut self, id: ConnId, bytes: &[u8], fx: &mut Effects) {
         let received_ms = self.now_ms();
+        let holds = self.duty() == Duty::Holds;
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.counts.received += 1;
         self.counts.received += 1;
         match conn.phase {
+            Phase::Open(_) if holds => self.hold(id, bytes, received_ms, fx),
             Phase::Open(_) => self.admit(id, bytes, received_ms, fx),
             Phase::New => self.connect(id, bytes, fx),
             Phase::Opening => self.keep(id, bytes, received_ms, fx),
@@ -35,6 +38,10 @@ impl Node {
         let heard_ms = i64::try_from(received_ms).unwrap_or(i64::MAX);
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Phase::Open(key) = conn.phase else { return };
+        if self.duty() == Duty::Holds {
+            return self.keep(id, bytes, received_ms, fx);
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let conn_is_syncing = conn.is_syncing;
         let mut reader = Reader::new(bytes);
         let Ok(header) = RequestHeader::decode(&mut reader) else {
@@ -67,6 +74,7 @@ impl Node {
             return self.keep(id, bytes, received_ms, fx);
         }
         match op {
+            Some(op) if self.waits_for_next_leader(op) => self.keep(id, bytes, received_ms, fx),
             Some(op) if is_write(op) && !self.may_prepare(id, op, fx) => {
                 debug!("{op:?} waits for what is before it");
                 self.keep(id, bytes, received_ms, fx);
@@ -80,6 +88,8 @@ impl Node {
                 match self.duty() {
                     Duty::Decides => self.admit_write(id, call, &mut reader, fx),
                     Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
+                    // Its session had to become a global one first, and took the epoch's last number.
+                    Duty::HandsOver | Duty::Holds => self.keep(id, bytes, received_ms, fx),
                     Duty::ReadsOnly | Duty::Idle => {
                         self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
                     }
@@ -117,7 +127,7 @@ impl Node {
     }
 
     /// Keeps a frame until what is before it is answered.
-    fn keep(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
+    pub(crate) fn keep(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
         let Some(large_bytes) = self.weigh(bytes.len()) else { return self.close(id, fx) };
         let op = RequestHeader::decode(&mut Reader::new(bytes)).ok().and_then(|h| OpCode::from_number(h.op));
         let is_read = op.is_some_and(is_read);
@@ -183,7 +193,8 @@ impl Node {
                     tracked.closing = true;
                 }
                 if let Some(conn) = self.conns.get_mut(id) {
-                    self.outstanding += conn.push(Waiting::Write { zxid: Some(zxid), call });
+                    self.outstanding +=
+                        conn.push(Waiting::Write { zxid: Some(zxid), call, body: Bytes::new() });
                     self.large_waiting += call.large_bytes;
                     self.hold_back(id, fx);
                 }
@@ -234,9 +245,10 @@ impl Node {
     /// Answers what is at the head of a connection's line; false if nothing there can be.
     fn drain_one(&mut self, id: ConnId, fx: &mut Effects) -> bool {
         let Some(conn) = self.conns.get_mut(id) else { return false };
-        if !conn.waits_for_room() {
+        if !conn.waits_for_room() || self.is_held(id) {
             return false;
         }
+        let Some(conn) = self.conns.get_mut(id) else { return false };
         let Some((next, counted)) = conn.pop() else { return false };
         self.outstanding -= counted;
         self.large_waiting -= next.large_bytes();
@@ -315,7 +327,7 @@ fn fails_in_order(op: OpCode, body: Reader<'_>) -> bool {
 }
 
 /// Operations that a connection's line holds but the log does not.
-fn is_read(op: OpCode) -> bool {
+pub(crate) fn is_read(op: OpCode) -> bool {
     matches!(
         op,
         OpCode::GetData

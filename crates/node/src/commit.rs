@@ -155,7 +155,7 @@ impl Node {
         if conn.phase == Phase::Closing {
             return true;
         }
-        let Some(Waiting::Write { zxid: first, call }) = conn.waiting.front() else {
+        let Some(Waiting::Write { zxid: first, call, .. }) = conn.waiting.front() else {
             return self.written_early(id, zxid, outcome, close);
         };
         let call = *call;
@@ -182,7 +182,7 @@ impl Node {
         let Some(conn) = self.conns.get(id) else { return true };
         let is_write = |waiting: &Waiting| matches!(waiting, Waiting::Write { .. });
         let Some(place) = conn.waiting.iter().position(is_write) else { return true };
-        let Some(Waiting::Write { zxid: first, call }) = conn.waiting.get(place) else { return true };
+        let Some(Waiting::Write { zxid: first, call, .. }) = conn.waiting.get(place) else { return true };
         assert!(first.is_none_or(|first| first == zxid), "replies of {id:?} out of order");
         let call = *call;
         let close = close || matches!(outcome, Outcome::Failed(ErrorCode::SESSIONMOVED));

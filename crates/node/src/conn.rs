@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use oxkeeper_proto::{ErrorCode, OpCode, SessionId, Xid, Zxid};
 use oxkeeper_tree::Identity;
 
@@ -29,8 +30,9 @@ const READS_AHEAD_MAX: usize = 16;
 /// A place in the order of a connection's replies.
 #[derive(Debug)]
 pub(crate) enum Waiting {
-    /// A write on its way; its outcome comes with this transaction, if this server knows which that will be.
-    Write { zxid: Option<Zxid>, call: Call },
+    /// A write on its way; its outcome comes with this transaction, if this server knows which that will be. If it does
+    /// not, it has passed the body on to the leader.
+    Write { zxid: Option<Zxid>, call: Call, body: Bytes },
     /// A write whose outcome came before its turn: the frame of its reply, and whether that is the last word.
     Written { call: Call, frame: Box<[u8]>, close: bool },
     /// A sync, its path, and whether it is done.

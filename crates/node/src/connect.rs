@@ -131,7 +131,7 @@ impl Node {
             (Order::Ensemble(member), Duty::Decides) => member.settings.leader_serves,
             (_, Duty::Decides | Duty::Forwards) => true,
             (_, Duty::ReadsOnly) => reads_only,
-            (_, Duty::Idle) => false,
+            (_, Duty::Idle | Duty::HandsOver | Duty::Holds) => false,
         }
     }
 
@@ -140,13 +140,17 @@ impl Node {
         let Some(conn) = self.conns.get(id) else { return };
         let (session, address) = (conn.session, conn.peer.0);
         let mut previous = None;
+        let mut owner = Owner::Nobody;
         if let Some(tracked) = self.expiry.get_mut(key) {
             if tracked.address.is_some_and(|before| before != address) {
                 info!("Session {session} comes back from {address}, another address than before");
             }
             previous = tracked.conn.replace(id);
-            tracked.owner = Owner::Here;
+            owner = std::mem::replace(&mut tracked.owner, Owner::Here);
             tracked.address = Some(address);
+        }
+        if let Owner::Learner(learner) = owner {
+            self.tell_of_move(learner, session);
         }
         if let Some(previous) = previous.filter(|previous| *previous != id && !is(Fault::OldConnectionServed))
         {
@@ -167,7 +171,7 @@ impl Node {
             timeout_ms: conn.timeout_ms,
             session_id: conn.session,
             password: session::password(conn.session),
-            read_only: conn.read_only.map(|_| is_read_only),
+            read_only: conn.read_only.map(|_| is_read_only && !is(Fault::ReadOnlyUnsaid)),
         };
         put_frame(fx.write(id), |out| response.encode(out));
         let address = conn.peer.0;

@@ -10,7 +10,7 @@ use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::{DecodeError, Epoch, ServerId, SessionId, Zxid};
 use oxkeeper_tree::{DigestEntry, Identity, SnapshotStart};
-use oxkeeper_zab::{Durable, Ticket};
+use oxkeeper_zab::{Durable, HandOverRefused, Ticket};
 
 use crate::peers::{PeerEffects, PeerInput};
 use crate::scarcity::Scarcity;
@@ -136,6 +136,11 @@ pub enum Query {
     ResetConnections,
     /// Forget the counters of the server.
     ResetServer,
+    /// Hand leadership over to this voter, or to the best one.
+    HandOver {
+        /// To whom.
+        to: Option<ServerId>,
+    },
 }
 
 /// What operators are told.
@@ -159,6 +164,8 @@ pub enum Answer {
     Digests(Vec<DigestEntry>),
     /// To [`Query::Status`].
     Status(Box<Status>),
+    /// To [`Query::HandOver`]: who will lead, unless that server is lost meanwhile, or why nothing is done.
+    HandOver(Result<ServerId, HandOverRefused>),
     /// Done.
     Done,
 }

@@ -109,12 +109,29 @@ impl Node {
         let now_ms = millis(self.now.mono);
         for (session, timeout_ms) in sessions {
             let Some(key) = self.expiry.key(*session) else { continue };
-            let is_open = self.expiry.get(key).is_some_and(|tracked| !tracked.closing);
-            if is_open {
-                self.expiry.retime(key, i64::from(*timeout_ms), now_ms);
-            } else {
+            let Some(tracked) = self.expiry.get_mut(key).filter(|tracked| !tracked.closing) else {
                 debug!("{link:?} has heard of session {session}, which is closing");
+                continue;
+            };
+            // A connection that outlived the last leader: its session is there until it turns up elsewhere.
+            if tracked.owner == Owner::Nobody {
+                tracked.owner = Owner::Learner(link);
             }
+            let is_elsewhere = tracked.owner != Owner::Learner(link);
+            self.expiry.retime(key, i64::from(*timeout_ms), now_ms);
+            if is_elsewhere {
+                self.tell_of_move(link, *session);
+            }
+        }
+    }
+
+    /// Tells a learner that the client of a session is at another server by now. It is the answer to a question that the
+    /// learner has not asked; Java's notes that and does nothing. Ours must not keep the old connection over a change of
+    /// leaders: the next one does not know who owns the session.
+    pub(crate) fn tell_of_move(&mut self, learner: LinkId, session: SessionId) {
+        if let Some(member) = self.as_member().filter(|_| !is(Fault::OldConnectionServed)) {
+            let packet = PeerPacket::Revalidated { session, valid: true };
+            member.agreement.send_to_learner(learner, packet);
         }
     }
 
@@ -132,12 +149,18 @@ impl Node {
             .key(session)
             .filter(|key| self.expiry.get(*key).is_some_and(|tracked| !tracked.closing && !tracked.is_local));
         let mut moved_from = None;
+        let mut before = Owner::Nobody;
         if let Some(key) = key {
             self.expiry.retime(key, timeout_ms.into(), now_ms);
             if let Some(tracked) = self.expiry.get_mut(key) {
-                tracked.owner = Owner::Learner(link);
+                before = std::mem::replace(&mut tracked.owner, Owner::Learner(link));
                 moved_from = tracked.conn.take();
             }
+        }
+        if let Owner::Learner(other) = before
+            && other != link
+        {
+            self.tell_of_move(other, session);
         }
         if let Some(member) = self.as_member() {
             let packet = PeerPacket::Revalidated { session, valid: key.is_some() };

@@ -27,13 +27,13 @@ impl Node {
             debug!("A body of {op:?} does not parse: {error}");
             return self.reply_in_turn(id, Notice::refusal(xid, ErrorCode::MARSHALLINGERROR), fx);
         }
-        let Some(session) = self.pass_on(id, xid, op, body) else { return self.close(id, fx) };
+        let Some(session) = self.pass_on(id, xid, op, body.clone()) else { return self.close(id, fx) };
         if op == OpCode::CloseSession
             && let Some(tracked) = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key))
         {
             tracked.closing = true;
         }
-        self.wait(id, Waiting::Write { zxid: None, call }, fx);
+        self.wait(id, Waiting::Write { zxid: None, call, body }, fx);
     }
 
     /// Puts something at the end of a connection's line.
@@ -121,7 +121,9 @@ impl Node {
         if member.revalidating.len() >= member.settings.revalidating_max {
             return self.close(id, fx);
         }
-        let before = member.revalidating.insert(session, id);
+        let asked = member.revalidating.entry(session).or_default();
+        asked.answers += 1;
+        let before = asked.conn.replace(id);
         let is_sent = member.agreement.send_to_leader(PeerPacket::Revalidate { session, timeout_ms });
         // The connection that it had here before is left, and goes now, as in Java. When the answer comes this one may be
         // gone as well, and the leader would take the old one for the session's.
@@ -139,9 +141,16 @@ impl Node {
 
     /// The leader says whether a session lives.
     pub(crate) fn revalidated(&mut self, session: SessionId, valid: bool, fx: &mut Effects) {
-        let Some(id) = self.as_member().and_then(|member| member.revalidating.remove(&session)) else {
-            return;
+        let Some(member) = self.as_member() else { return };
+        let Some(asked) = member.revalidating.get_mut(&session) else {
+            return self.session_moved(session, valid, fx);
         };
+        asked.answers -= 1;
+        let waits = asked.conn.take();
+        if asked.answers == 0 {
+            member.revalidating.remove(&session);
+        }
+        let Some(id) = waits else { return };
         if !self.is_opening(id) {
             return;
         }
@@ -154,6 +163,16 @@ impl Node {
         let key = self.expiry.track(session, timeout_ms.into(), now_ms);
         self.expiry.retime(key, timeout_ms.into(), now_ms);
         self.take_over(id, key, fx);
+    }
+
+    /// The leader answers what this server has not asked: the session lives, and its client is at another server. What
+    /// still comes on its old connection was sent before that.
+    fn session_moved(&mut self, session: SessionId, valid: bool, fx: &mut Effects) {
+        let tracked = self.expiry.key(session).and_then(|key| self.expiry.get(key));
+        if let Some(conn) = tracked.and_then(|tracked| tracked.conn).filter(|_| valid) {
+            info!("Session {session} has moved to another server");
+            self.close(conn, fx);
+        }
     }
 
     /// The leader asks whether this server is there: the answer tells which sessions it has heard of.

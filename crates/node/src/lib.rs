@@ -15,6 +15,8 @@ mod conn;
 mod connect;
 mod effects;
 mod expiry;
+mod hand_over;
+mod hold;
 mod lead;
 mod learn;
 mod local;
@@ -44,7 +46,7 @@ pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
 // What a driver makes durable, and how it calls the connections between servers.
-pub use oxkeeper_zab::{Durable, LinkId, Proposal, Ticket, Timing};
+pub use oxkeeper_zab::{Durable, HandOverRefused, LinkId, Proposal, Ticket, Timing};
 pub use scarcity::{Memory, Scarcity};
 pub use settings::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;

@@ -12,6 +12,7 @@ use tracing::{error, info};
 use crate::conn::Phase;
 use crate::effects::{ConnId, Effects, Now, Role, Status};
 use crate::expiry::Expiry;
+use crate::hold::Held;
 use crate::node::{Node, millis};
 use crate::peers::{LinkEffect, Members, PeerInput, Recovered, Task};
 use crate::settings::{DigestPolicy, EnsembleSettings, Settings};
@@ -31,8 +32,13 @@ pub(crate) enum Order {
 pub(crate) enum Duty {
     /// It prepares and proposes them: it is alone, or leads.
     Decides,
+    /// It leads and hands over: what is on its way is decided, what comes now waits for the next leader.
+    HandsOver,
     /// It passes them to the leader.
     Forwards,
+    /// Leadership was handed over. It keeps the connections of its clients, and what they ask, until it knows the next
+    /// leader.
+    Holds,
     /// It refuses them, but lets those read who asked for no more.
     ReadsOnly,
     /// It serves nobody.
@@ -52,8 +58,12 @@ pub(crate) struct Member {
     pub(crate) next_sync: u64,
     /// Of a learner: its clients' syncs in the order in which they were passed on.
     pub(crate) passed_syncs: VecDeque<(ConnId, Xid)>,
-    /// Of a learner: sessions that the leader was asked for, and who waits.
-    pub(crate) revalidating: BTreeMap<SessionId, ConnId>,
+    /// Of a learner: sessions that the leader was asked for.
+    pub(crate) revalidating: BTreeMap<SessionId, Revalidating>,
+    /// What is kept while there is no leader.
+    pub(crate) held: Option<Held>,
+    /// Of a leader short of disk space: whether it was handed the leadership in spite of that.
+    pub(crate) stays: bool,
     /// Of a learner: when it told the leader last which sessions it has heard of.
     pub(crate) pinged_ms: i64,
     /// When it may begin to serve readers, if it looks for a leader.
@@ -62,9 +72,20 @@ pub(crate) struct Member {
     pub(crate) digest_mismatches: u64,
 }
 
+/// A session that the leader was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Revalidating {
+    /// Who waits.
+    pub(crate) conn: Option<ConnId>,
+    /// Answers that are due; the first one is for whoever waits.
+    pub(crate) answers: usize,
+}
+
 impl Member {
     pub(crate) fn deadline_ms(&self) -> i64 {
-        self.agreement.deadline_ms().min(self.read_only_from_ms().unwrap_or(i64::MAX))
+        let held_until_ms = self.held.as_ref().map_or(i64::MAX, |held| held.until_ms);
+        let read_from_ms = self.read_only_from_ms().unwrap_or(i64::MAX);
+        self.agreement.deadline_ms().min(read_from_ms).min(held_until_ms)
     }
 
     /// When the node begins to serve readers, if it finds no leader before.
@@ -117,6 +138,8 @@ impl Node {
             next_sync: 0,
             passed_syncs: VecDeque::new(),
             revalidating: BTreeMap::new(),
+            held: None,
+            stays: false,
             pinged_ms: 0,
             looking_since_ms: i64::MAX,
             digest_mismatches: 0,
@@ -159,8 +182,8 @@ impl Node {
             PeerInput::LinkOpened { link, dial } => agreement.link_opened(now_ms, link, dial),
             PeerInput::DialFailed { dial } => agreement.dial_failed(now_ms, dial),
             PeerInput::Packet { link, packet } => {
-                let config = crate::reconfig::config_of(&packet);
-                agreement.packet(now_ms, link, packet, config);
+                let change = crate::reconfig::change_of(&packet);
+                agreement.packet(now_ms, link, packet, change);
             }
             PeerInput::LinkClosed { link } => {
                 agreement.link_closed(now_ms, link);
@@ -186,6 +209,7 @@ impl Node {
             self.end_snapshot(fx);
             self.begin_transfers(fx);
             self.serve_readers();
+            self.roll_over_if_due(fx);
             match self.as_member().and_then(|member| member.agreement.next_action()) {
                 Some(action) => self.act(action, fx),
                 None => return,
@@ -223,6 +247,7 @@ impl Node {
                 fx.peers.tasks.push(Task::ReadLog { task, from, bytes_max });
             }
             Action::Reload { task } => {
+                self.let_go(fx);
                 self.abandon_snapshot(fx);
                 fx.peers.tasks.push(Task::Reload { task });
             }
@@ -231,7 +256,10 @@ impl Node {
                 self.tell_members(fx);
             }
             Action::StreamSnapshot(link) => self.want_stream(link),
-            Action::LoadSnapshot(_) => self.begin_load(fx),
+            Action::LoadSnapshot(_) => {
+                self.let_go(fx);
+                self.begin_load(fx);
+            }
             Action::InstallSnapshot(_) => self.install_snapshot(fx),
             Action::Apply(proposal) => self.apply_final(&proposal, fx),
             Action::ApplyOverSnapshot(proposal) => {
@@ -244,7 +272,7 @@ impl Node {
                 // While the snapshot was written the leader's state went on, so digests say nothing here.
                 let _ = self.tree.replay(&record);
             }
-            Action::Ended => self.role_ended(fx),
+            Action::Ended { is_settled } => self.role_ended(is_settled, fx),
             Action::Looking => {
                 let now_ms = millis(self.now.mono);
                 let wait_ms = self.settings.tick_ms.max(READ_ONLY_AFTER_MS);
@@ -252,8 +280,8 @@ impl Node {
                     member.looking_since_ms = now_ms + wait_ms;
                 }
             }
-            Action::Lead(epoch) => self.lead(epoch),
-            Action::Serve(epoch) => self.serve(epoch),
+            Action::Lead(epoch) => self.lead(epoch, fx),
+            Action::Serve(epoch) => self.serve(epoch, fx),
             Action::Request(link, request) => self.learner_asks(link, &request, fx),
             Action::Touched(link, sessions) => self.learner_touched(link, &sessions),
             Action::Revalidate(link, session, timeout_ms) => {
@@ -267,18 +295,26 @@ impl Node {
         }
     }
 
-    /// The role is over: clients are let go, and what was on its way has no one to answer.
-    fn role_ended(&mut self, fx: &mut Effects) {
-        let ids: Vec<ConnId> = self.conns.iter().map(|conn| conn.id).collect();
-        for id in ids {
-            self.close(id, fx);
+    /// The role is over: what was on its way has no one to answer, and clients are let go. But if nothing that they have
+    /// asked is in doubt, they are held for the next leader, and whoever is held already stays.
+    fn role_ended(&mut self, is_settled: bool, fx: &mut Effects) {
+        if is_settled {
+            self.begin_hold(fx);
+        }
+        if self.duty() != Duty::Holds {
+            let ids: Vec<ConnId> = self.conns.iter().map(|conn| conn.id).collect();
+            for id in ids {
+                self.close(id, fx);
+            }
         }
         self.origins.clear();
         self.expired.clear();
         self.reaping = None;
         self.expiry = Expiry::new(self.settings.tick_ms, self.settings.seed ^ 1);
         let Order::Ensemble(member) = &mut self.order else { return };
-        member.duty = Duty::Idle;
+        if member.duty != Duty::Holds {
+            member.duty = Duty::Idle;
+        }
         member.looking_since_ms = i64::MAX;
         member.syncs.clear();
         member.passed_syncs.clear();
@@ -292,17 +328,23 @@ impl Node {
     }
 
     /// This server leads. Every session gets its full timeout: nobody knows what its server heard of it last.
-    fn lead(&mut self, epoch: oxkeeper_proto::Epoch) {
+    fn lead(&mut self, epoch: oxkeeper_proto::Epoch, fx: &mut Effects) {
         info!("Leading in epoch {}", epoch.0);
         self.begin_to_serve(epoch, Duty::Decides);
         self.pending = Pending::new(self.settings.seed ^ 2, &self.tree);
         self.reap_at_ms = millis(self.now.mono).saturating_add(self.settings.reap.interval_ms);
+        let is_short = self.scarcity.disk;
+        if let Some(member) = self.as_member() {
+            member.stays = is_short && member.agreement.leads_by_hand_over();
+        }
+        self.resume_held(fx);
     }
 
     /// This server is level with its leader.
-    fn serve(&mut self, epoch: oxkeeper_proto::Epoch) {
+    fn serve(&mut self, epoch: oxkeeper_proto::Epoch, fx: &mut Effects) {
         info!("Level with the leader of epoch {}", epoch.0);
         self.begin_to_serve(epoch, Duty::Forwards);
+        self.resume_held(fx);
     }
 
     fn begin_to_serve(&mut self, epoch: oxkeeper_proto::Epoch, duty: Duty) {
@@ -363,7 +405,7 @@ impl Node {
     /// A leader is found: those who only read are let go, and find a server that does more.
     fn stop_reading(&mut self, fx: &mut Effects) {
         if self.duty() == Duty::ReadsOnly {
-            self.role_ended(fx);
+            self.role_ended(false, fx);
         } else if let Some(member) = self.as_member() {
             member.looking_since_ms = i64::MAX;
         }

@@ -164,7 +164,7 @@ impl Node {
             Input::SliceWritten => self.slice_written(fx),
             Input::SnapshotFailed => self.snapshot_failed(),
             Input::Query(id, query) => {
-                let answer = self.query(query);
+                let answer = self.query(query, fx);
                 fx.answers.push((id, answer));
             }
         }
@@ -258,6 +258,7 @@ impl Node {
         if let Order::Ensemble(member) = &mut self.order {
             member.agreement.tick(now_ms);
         }
+        self.end_hold(now_ms, fx);
         if now_ms >= self.check_idle_at_ms {
             self.close_sessionless(now_ms, fx);
         }
@@ -267,6 +268,7 @@ impl Node {
             }
             return;
         }
+        self.hand_over_if_short(fx);
         self.notice_stall(now_ms);
         if now_ms >= self.expire_from_ms {
             self.expire(now_ms, fx);
@@ -355,6 +357,9 @@ impl Node {
 
     /// Proposes something that no client asked for. Errors are logged as transactions too.
     fn propose_own(&mut self, session: SessionId, request: &Request<'_>, fx: &mut Effects) {
+        if self.duty() != Duty::Decides {
+            return;
+        }
         let asked =
             crate::propose::Asked { origin: None, session, xid: Xid(0), identities: &[], standing: Ok(()) };
         if let Err(code) = self.propose(&asked, request, fx) {

@@ -1,14 +1,11 @@
 //! Stages 4 and 5: a request becomes a transaction, the transaction a proposal.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use oxkeeper_proto::{
-    CreateMode, EnsembleConfig, ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid,
-    Zxid, path,
+    CreateMode, ErrorCode, OpCode, Put, Request, SessionId, Txn, TxnDigest, TxnHeader, Xid, Zxid, path,
 };
 use oxkeeper_tree::{Asker, Identity, Stamp};
-use oxkeeper_zab::{Durable, Proposal};
+use oxkeeper_zab::{Durable, EnsembleChange, Proposal};
 use tracing::warn;
 
 use crate::effects::{ConnId, Effects};
@@ -45,7 +42,7 @@ impl Node {
             Request::Reconfig(wanted) => match self.plan_reconfig(asked, wanted, stamp.zxid) {
                 Ok(config) => {
                     text = config.to_string();
-                    reconfiguration = Some(config);
+                    reconfiguration = Some(EnsembleChange::Members(config));
                     Ok(reconfig_txn(&text))
                 }
                 Err(code) => Err(code),
@@ -115,11 +112,11 @@ impl Node {
     }
 
     /// Puts what is encoded on its way.
-    fn put_forward(
+    pub(crate) fn put_forward(
         &mut self,
         asked: &Asked<'_>,
         zxid: Zxid,
-        reconfiguration: Option<Arc<EnsembleConfig>>,
+        change: Option<EnsembleChange>,
         fx: &mut Effects,
     ) -> Zxid {
         self.proposal_sizes.add(self.scratch.len());
@@ -131,13 +128,16 @@ impl Node {
                 let ticket = solo.propose(proposal.clone());
                 fx.durable.push((ticket, Durable::Append(proposal)));
             }
-            Order::Ensemble(member) => member.agreement.propose(proposal, reconfiguration),
+            Order::Ensemble(member) => {
+                member.agreement.propose(proposal, change);
+                self.roll_over_if_due(fx);
+            }
         }
         zxid
     }
 
     /// Encodes the one time that a transaction is encoded.
-    fn encode(&mut self, asked: &Asked<'_>, stamp: Stamp, txn: &Txn<'_>) {
+    pub(crate) fn encode(&mut self, asked: &Asked<'_>, stamp: Stamp, txn: &Txn<'_>) {
         let out = &mut self.scratch;
         out.clear();
         let op = txn.op();

@@ -3,7 +3,7 @@
 use oxkeeper_proto::SessionId;
 
 use crate::conn::{Conn, Phase};
-use crate::effects::{Answer, ConnectionReport, ExpiryReport, Query, RequestCounts, Size, Status};
+use crate::effects::{Answer, ConnectionReport, Effects, ExpiryReport, Query, RequestCounts, Size, Status};
 use crate::node::{Node, Sizes, millis};
 
 /// What is listed in one step: a fraction of a millisecond's work.
@@ -12,8 +12,9 @@ const LISTED_AT_ONCE: usize = 1000;
 const WATCHES_AT_ONCE: usize = 4096;
 
 impl Node {
-    pub(crate) fn query(&mut self, query: Query) -> Answer {
+    pub(crate) fn query(&mut self, query: Query, fx: &mut Effects) -> Answer {
         match query {
+            Query::HandOver { to } => Answer::HandOver(self.hand_over(to, fx)),
             Query::Status => Answer::Status(Box::new(self.status())),
             Query::Connections { from } => {
                 Answer::Connections(self.conns.from(from).take(LISTED_AT_ONCE).map(report).collect())

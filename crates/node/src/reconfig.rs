@@ -9,7 +9,9 @@ use oxkeeper_proto::{
     EnsembleConfig, ErrorCode, Member as Server, OpCode, PeerPacket, Reconfig, ServerId, Txn, TxnRecord,
     Zxid, path, perms,
 };
+use oxkeeper_zab::EnsembleChange;
 
+use crate::hand_over;
 use crate::member::Order;
 use crate::node::Node;
 use crate::propose::Asked;
@@ -86,8 +88,8 @@ fn incremental(seen: &EnsembleConfig, wanted: &Reconfig<'_>) -> Result<EnsembleC
     if new.address_conflict().is_some() { Err(ErrorCode::BADARGUMENTS) } else { Ok(new) }
 }
 
-/// What the transaction in a packet makes of the ensemble, if it is a reconfiguration.
-pub(crate) fn config_of(packet: &PeerPacket) -> Option<Arc<EnsembleConfig>> {
+/// What the transaction in a packet changes of the ensemble, if anything.
+pub(crate) fn change_of(packet: &PeerPacket) -> Option<EnsembleChange> {
     let (PeerPacket::Proposal { txn, .. }
     | PeerPacket::Inform { txn, .. }
     | PeerPacket::InformAndActivate { txn, .. }) = packet
@@ -96,10 +98,15 @@ pub(crate) fn config_of(packet: &PeerPacket) -> Option<Arc<EnsembleConfig>> {
     };
     // The kind stands behind session, cxid, zxid and time; most are looked at no further.
     let kind = txn.get(28..32)?;
-    if kind != OpCode::Reconfig.number().to_be_bytes() {
+    let is_reconfig = kind == OpCode::Reconfig.number().to_be_bytes();
+    if !is_reconfig && kind != OpCode::Error.number().to_be_bytes() {
         return None;
     }
     let record = TxnRecord::decode(txn).ok()?;
+    if !is_reconfig {
+        return hand_over::successor_in(&record).map(EnsembleChange::Leader);
+    }
     let Txn::SetData { data: Some(text), .. } = record.txn else { return None };
-    EnsembleConfig::parse(std::str::from_utf8(text).ok()?).ok().map(Arc::new)
+    let config = EnsembleConfig::parse(std::str::from_utf8(text).ok()?).ok()?;
+    Some(EnsembleChange::Members(Arc::new(config)))
 }

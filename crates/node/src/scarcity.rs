@@ -54,6 +54,12 @@ impl Node {
                 info!("There is room again: everything is served");
             }
         }
+        if scarcity.disk && !before.disk {
+            if let Some(member) = self.as_member() {
+                member.stays = false;
+            }
+            self.hand_over_if_short(fx);
+        }
         // What changes under a snapshot is copied for it, and there is no room for copies.
         if scarcity.memory == Memory::Critical && self.writes_snapshot() && !self.installs_snapshot() {
             warn!("Giving up the snapshot under way: it takes memory that is not there");

@@ -93,13 +93,21 @@ pub struct EnsembleSettings {
     pub held_bytes_max: usize,
     /// Sessions that a learner asks the leader for at once. Clients above that are let go and come again.
     pub revalidating_max: usize,
+    /// How long connections of clients are kept, and what they ask is held, while leadership is handed over, in ms; 0 for
+    /// not at all.
+    pub hold_ms_max: i64,
+    /// Requests that are held then. Whoever asks more is cut off.
+    pub hold_requests_max: usize,
+    /// Bytes of requests that are held then. Whoever asks more is cut off.
+    pub hold_bytes_max: usize,
     /// What to do when the state is not the leader's.
     pub digest_policy: DigestPolicy,
     /// What the oracle said last, where one is configured: `oraclePath`.
     pub oracle: Option<bool>,
     /// Times of elections.
     pub timing: Timing,
-    /// Below this the counter of an epoch stays: a leader that has used it up leaves, and the next epoch begins. The
+    /// Below this, at least 3, the counter of an epoch stays: a leader that has used it up hands over to itself, and the next
+    /// epoch begins. The
     /// highest number is never given out, so that whoever counts on has not run over into the epoch.
     pub epoch_counter_max: u32,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is
@@ -142,6 +150,9 @@ impl EnsembleSettings {
             pending_bytes_max: 1 << 30,
             held_bytes_max: 256 << 20,
             revalidating_max: 100_000,
+            hold_ms_max: 4_000,
+            hold_requests_max: 20_000,
+            hold_bytes_max: 64 << 20,
             digest_policy: DigestPolicy::Fatal,
             timing: Timing::DEFAULT,
             epoch_counter_max: u32::MAX,

@@ -95,6 +95,8 @@ pub enum Fault {
     HashWithoutSessions = 41,
     /// The client forgets a waiting call when it reconnects.
     CallLostOnReconnect = 42,
+    /// A server that only lets read does not say so.
+    ReadOnlyUnsaid = 43,
 }
 
 #[cfg(feature = "planted")]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::iter::Peekable;
 
 use bytes::Bytes;
+use oxkeeper_proto::path::CONFIG;
 use oxkeeper_proto::{
     ErrorCode, Names, OpCode, OpResult, Reader, Reply, Request, SetWatches, Txn, TxnRecord, Zxid,
 };
@@ -19,6 +20,7 @@ use crate::queue::Nanos;
 use crate::roster::Roster;
 
 mod members;
+mod sessions;
 
 use members::Reconfigured;
 
@@ -35,6 +37,10 @@ pub struct Replayed {
     pub roster: Option<Roster>,
     /// Replies that were compared.
     pub compared: u64,
+    /// Replies of servers without a leader that showed what was never agreed.
+    pub unagreed: u64,
+    /// Replies of servers without a leader that were compared.
+    pub read_only: u64,
 }
 
 /// What restoring watches must do.
@@ -55,6 +61,8 @@ pub struct Rules {
     pub reconfig: bool,
     /// The configurations that epochs began with, by the epoch's start.
     pub begun_with: BTreeMap<Zxid, Roster>,
+    /// Whether sessions may be known to one server only, and become all servers' with their first ephemeral.
+    pub local_sessions: Option<bool>,
     /// Whether znodes may have a time to live.
     pub extended_types: bool,
     /// Whether a read must show every write that was answered before it was asked: so it is with one server.
@@ -65,6 +73,9 @@ pub struct Rules {
 
 struct Replay<'h> {
     history: &'h History,
+    rules: &'h Rules,
+    /// Sessions that were ever known to all servers.
+    created: BTreeSet<i64>,
     /// Configurations of epochs that have not begun yet.
     begin_with: Peekable<btree_map::Iter<'h, Zxid, Roster>>,
     /// The newest reconfiguration so far.
@@ -91,6 +102,8 @@ pub fn verify(
 ) -> Result<Replayed, Violation> {
     let mut replay = Replay {
         history,
+        rules,
+        created: BTreeSet::new(),
         begin_with: rules.begun_with.iter().peekable(),
         reconfigured: None,
         model: Model::of(rules.extended_types, &rules.config, rules.reconfig),
@@ -102,6 +115,9 @@ pub fn verify(
     for (index, call) in history.calls.iter().enumerate() {
         if is_write(call.op) {
             replay.writes.insert((call.session.0, call.xid), index);
+        } else if call.told().is_some_and(|told| call.read_only && is_unagreed(agreed, told.zxid)) {
+            // Without a leader nobody can know which end of the log will be agreed.
+            replay.out.unagreed += 1;
         } else if let Some(told) = call.told().filter(|told| told.zxid.0 > 0 || told.err.is_ok()) {
             reads.push((told.zxid, index));
         }
@@ -127,9 +143,14 @@ pub fn verify(
     }
     replay.begin_epochs(Zxid(i64::MAX))?;
     replay.check_lost_writes()?;
-    check_real_time(history, rules)?;
+    check_real_time(history, rules, &replay.done)?;
     replay.out.roster = replay.model.roster().cloned();
     Ok(replay.out)
+}
+
+/// Whether there is a transaction of this number that was never agreed.
+fn is_unagreed(agreed: &BTreeMap<Zxid, Bytes>, zxid: Zxid) -> bool {
+    zxid.counter() > 0 && !agreed.contains_key(&zxid)
 }
 
 /// Within an epoch there is no gap.
@@ -170,7 +191,10 @@ impl Replay<'_> {
         }
         let call = self.writes.get(&(header.session.0, header.cxid.0)).copied();
         match &record.txn {
-            Txn::CreateSession { timeout_ms } => self.model.open_session(header.session.0, *timeout_ms),
+            Txn::CreateSession { timeout_ms } => {
+                self.created.insert(header.session.0);
+                self.model.open_session(header.session.0, *timeout_ms);
+            }
             Txn::CloseSession { paths } => {
                 self.close_session(zxid, header.session.0, call, paths.as_deref())?;
             }
@@ -240,13 +264,13 @@ impl Replay<'_> {
             // What cannot be read fails as such.
             return self.settle(zxid, index, call, Err(refused.unwrap_or(ErrorCode::MARSHALLINGERROR)));
         };
-        let is_over = !self.model.sessions.contains_key(&header.session.0);
+        let standing = self.standing(header.session.0, &request, refused);
         let writer = Writer {
             session: header.session.0,
             identities: &call.identities,
             zxid,
             time: header.time,
-            standing: if is_over { Err(ErrorCode::SESSIONEXPIRED) } else { Ok(()) },
+            standing,
         };
         if let (Some(ErrorCode::MARSHALLINGERROR), Request::Multi(_)) = (refused, &request) {
             self.model.changes.clear();
@@ -260,14 +284,15 @@ impl Replay<'_> {
             return self.settle(zxid, index, call, Err(ErrorCode::SESSIONMOVED));
         }
         // A later leader does not know of a move that one has granted who led no more, in ZooKeeper neither.
-        if call.stale.is_some_and(|epoch| zxid.epoch().0 <= epoch) && refused.is_none() {
+        let is_stale = call.stale.is_some_and(|epoch| zxid.epoch().0 <= epoch);
+        if is_stale && refused.is_none() && !self.may_be_anothers(header.session.0) {
             let what = format!("{zxid} was asked on a connection that {} had left", header.session);
             return Err(violation(15, what));
         }
         let expected = self.model.write(writer, &request);
         if expected.as_ref().err().copied() != refused {
             let what = format!("{zxid} came to {refused:?}, the model says {expected:?} of {request:?}");
-            return Err(violation(if is_over { 13 } else { 12 }, what));
+            return Err(violation(if standing.is_err() { 13 } else { 12 }, what));
         }
         self.settle(zxid, index, call, expected.as_ref().map_err(|code| *code))
     }
@@ -323,6 +348,15 @@ impl Replay<'_> {
         let Some(told) = call.told() else { return Ok(()) };
         let Some(request) = call.request() else { return Ok(()) };
         self.begin_epochs(told.zxid)?;
+        if call.read_only {
+            self.out.read_only += 1;
+            match &request {
+                Request::Sync { .. } => return self.compare(call, told, Err(ErrorCode::NOTREADONLY)),
+                // It need not have heard yet which configuration is in force.
+                Request::GetData { path, .. } if self.rules.reconfig && *path == CONFIG => return Ok(()),
+                _ => {}
+            }
+        }
         match &request {
             // The check of the watches looks at these.
             Request::AddWatch { .. } | Request::CheckWatches { .. } | Request::RemoveWatches { .. } => {
@@ -347,7 +381,7 @@ impl Replay<'_> {
         for index in self.writes.values().filter(|index| !self.done.contains(index)) {
             let Some(call) = self.history.calls.get(*index) else { continue };
             let Some(told) = call.told() else { continue };
-            if !was_refused_unplaced(call, told) {
+            if !self.needs_no_place(call, told) {
                 let what = format!(
                     "client {} was told {:?} at {} for {:?}, which is not in the order",
                     call.client,
@@ -442,10 +476,10 @@ fn sort(reply: Reply<'_>) -> Reply<'_> {
 
 /// A write asked for after another one was answered has the higher place; what a `sync` brought is no older than what
 /// was answered before it.
-fn check_real_time(history: &History, rules: &Rules) -> Result<(), Violation> {
+fn check_real_time(history: &History, rules: &Rules, placed: &BTreeSet<usize>) -> Result<(), Violation> {
     let mut returns: Vec<(Nanos, Zxid)> = Vec::new();
-    for call in history.calls.iter().filter(|call| is_write(call.op)) {
-        if let Some(told) = call.told().filter(|told| told.zxid.0 > 0) {
+    for told in placed.iter().filter_map(|index| history.calls.get(*index)?.told()) {
+        if told.zxid.0 > 0 {
             returns.push((told.at, told.zxid));
         }
     }
@@ -453,26 +487,20 @@ fn check_real_time(history: &History, rules: &Rules) -> Result<(), Violation> {
     let mut returns = returns.into_iter().peekable();
     let mut newest = Zxid::ZERO;
     // Calls stand in the order in which they were asked.
-    for call in &history.calls {
+    for (index, call) in history.calls.iter().enumerate() {
         while let Some((_, zxid)) = returns.next_if(|(at, _)| *at < call.invoked) {
             newest = newest.max(zxid);
         }
         let Some(told) = call.told().filter(|told| told.zxid.0 > 0) else { continue };
-        if is_write(call.op) && told.zxid <= newest && !was_refused_unplaced(call, told) {
+        if placed.contains(&index) && told.zxid <= newest {
             let what = format!("{} was asked for after {newest} had been answered", told.zxid);
             return Err(violation(9, what));
         }
-        if (call.op == OpCode::Sync && !rules.syncs_may_be_stale || rules.reads_are_fresh)
-            && told.zxid < newest
-        {
+        let syncs = call.op == OpCode::Sync && !call.read_only && !rules.syncs_may_be_stale;
+        if (syncs || rules.reads_are_fresh) && told.zxid < newest {
             let what = format!("{:?} shows {} after {newest} had been answered", call.op, told.zxid);
             return Err(violation(27, what));
         }
     }
     Ok(())
-}
-
-/// Whether a write was refused before it got a place: it makes no sense, or the epoch of its leader holds no more.
-fn was_refused_unplaced(_call: &Call, told: &Told) -> bool {
-    [ErrorCode::MARSHALLINGERROR, ErrorCode::UNIMPLEMENTED, ErrorCode::CONNECTIONLOSS].contains(&told.err)
 }

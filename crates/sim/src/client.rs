@@ -15,6 +15,7 @@ use oxkeeper_proto::{
 use oxkeeper_tree::Identity;
 
 use crate::chance::Chance;
+use crate::checker::is_write;
 use crate::history::{Call, Outcome, Seen, Told};
 use crate::network::{Arrival, Host, LinkId, Port, Side};
 use crate::queue::{MS, Nanos, SECOND};
@@ -54,6 +55,9 @@ pub struct Habits {
     pub moves: u64,
     /// How often, of a thousand, it falls silent for good, so that its session has to expire.
     pub dies: u64,
+    /// Whether it is content with a server that only lets it read, until it finds another one. When it loses its
+    /// connection it may then begin anew, as if its program had been started again.
+    pub reads_only: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +108,8 @@ pub struct Client {
     sent: Nanos,
     /// A connection that it has left without a word, to see whether it is still served there.
     left: Option<LinkId>,
+    /// Whether the server that it has found only lets it read.
+    read_only: bool,
     /// Whether it has asked to end its session: nothing else is asked then.
     closing: bool,
     /// Whether it does nothing of its own any more.
@@ -148,6 +154,7 @@ impl Client {
             heard: 0,
             sent: 0,
             left: None,
+            read_only: false,
             closing: false,
             quiet: false,
             dead: false,
@@ -168,7 +175,8 @@ impl Client {
     /// Whether it has a session now and nothing that it waits for.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.dead || matches!(self.phase, Phase::Open(_)) && self.in_flight.len() == self.pings
+        let is_served = matches!(self.phase, Phase::Open(_)) && !self.read_only;
+        self.dead || is_served && self.in_flight.len() == self.pings
     }
 
     /// Whether it has given up its session by falling silent.
@@ -263,7 +271,7 @@ impl Client {
             timeout_ms: self.habits.timeout_ms,
             session_id: self.session,
             password: Some(&self.password),
-            read_only: Some(false),
+            read_only: Some(self.habits.reads_only),
         };
         let mut out = Vec::new();
         put_frame(&mut out, |out| request.encode(out));
@@ -279,12 +287,20 @@ impl Client {
 
     /// The connection is gone: what it waited for may or may not have happened.
     fn lost(&mut self, stage: &mut Stage) {
+        if let Phase::Greeting(_) = self.phase {
+            // What was asked of that server may still bring the session back there, and to what was left there.
+            self.drop_left(stage);
+        }
         if let Phase::Dialling(link) | Phase::Greeting(link) | Phase::Open(link) = self.phase {
             stage.net.close(&mut stage.queue, link, Side::Dialler);
         }
         self.phase = Phase::Resting;
         self.closing = false;
         self.read.clear();
+        // What only reads belongs to one server, and another one would not know it.
+        if std::mem::take(&mut self.read_only) || self.habits.reads_only && self.chance.happens(0.2) {
+            self.forget_session();
+        }
         self.conn += 1;
         self.pings = 0;
         for index in std::mem::take(&mut self.in_flight) {
@@ -339,6 +355,7 @@ impl Client {
             invoked: stage.queue.now(),
             server: self.server,
             stale: Some(stage.observer.epoch_of(self.server)),
+            read_only: false,
             result: Outcome::Unknown,
         };
         stage.history.ask(call);
@@ -388,6 +405,13 @@ impl Client {
             return stage.violate(15, what);
         }
         let Phase::Greeting(link) = self.phase else { return };
+        let says = response.read_only;
+        if says.is_none() || says == Some(true) && !self.habits.reads_only {
+            let what =
+                format!("client {} asked {:?} and is served {says:?}", self.index, self.habits.reads_only);
+            return stage.violate(28, what);
+        }
+        self.read_only = says == Some(true);
         self.phase = Phase::Open(link);
         self.session = response.session_id;
         self.password = response.password;
@@ -479,6 +503,14 @@ impl Client {
         let told = Told { at: now, zxid: header.zxid, err: header.err, body: reader.rest().to_vec() };
         self.pings -= usize::from(call.op == OpCode::Ping);
         let is_closed = call.op == OpCode::CloseSession && header.err.is_ok();
+        let is_refused = header.err == ErrorCode::NOTREADONLY;
+        if is_refused != (self.read_only && changes_or_syncs(call.op)) {
+            let what = format!(
+                "client {} asks {:?} of a server that is read-only: {}, and is told {:?}",
+                self.index, call.op, self.read_only, header.err
+            );
+            return stage.violate(28, what);
+        }
         let request = call.request();
         if let Some(request) = &request {
             self.wanted.answered(request, header.err);
@@ -576,6 +608,7 @@ impl Client {
             invoked: now,
             server: self.server,
             stale: None,
+            read_only: self.read_only,
             result: Outcome::Waiting,
         };
         let index = stage.history.ask(call);
@@ -595,7 +628,7 @@ impl Client {
                 self.plan(stage, PATIENCE, ClientEvent::Beat);
             }
             Phase::Open(_) => {
-                if silence > self.timeout / 3 * 2 {
+                if silence > self.timeout / 3 * 2 || self.read_only && self.chance.happens(0.2) {
                     return self.lost(stage);
                 }
                 if stage.queue.now() - self.sent >= self.timeout / 3 {
@@ -606,6 +639,11 @@ impl Client {
             }
         }
     }
+}
+
+/// What a server that only lets read must refuse. Closing a session that only it knows is no write.
+fn changes_or_syncs(op: OpCode) -> bool {
+    op == OpCode::Sync || is_write(op) && op != OpCode::CloseSession
 }
 
 impl Wanted {

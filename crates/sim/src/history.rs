@@ -31,6 +31,8 @@ pub struct Call {
     /// If it was sent on a connection that its session had left, the epoch of the server that had taken the session up: it
     /// must not happen there.
     pub stale: Option<i64>,
+    /// Whether the server had said that it only lets read.
+    pub read_only: bool,
     /// What came of it.
     pub result: Outcome,
 }

@@ -263,6 +263,19 @@ impl Observer {
         }
     }
 
+    /// A server without a leader has sent a frame to a client that only reads: what it shows is on its own disk.
+    pub fn shown_to_reader(&mut self, server: usize, disk: &SimDisk, frame: &[u8]) {
+        let Ok(header) = ReplyHeader::decode(&mut Reader::new(frame)) else { return };
+        if header.zxid.0 <= 0 || header.zxid.counter() == 0 {
+            return;
+        }
+        self.synced(server, disk);
+        let durable = self.durable_last(server);
+        self.check(28, durable >= header.zxid, || {
+            format!("server {server} shows {} to one who only reads, and {durable} is durable", header.zxid)
+        });
+    }
+
     /// A server took a step: what it has applied must be what others have.
     pub fn applied(&mut self, server: usize, node: &Node) {
         let last = node.last_zxid();
@@ -355,7 +368,8 @@ impl Observer {
     pub fn greeted(&mut self, server: usize, client: usize, link: LinkId, frame: &[u8], now: Nanos) {
         let Ok(response) = ConnectResponse::decode(frame) else { return };
         let session = response.session_id;
-        if session == SessionId::NONE {
+        // What only reads is no session that anybody else knows.
+        if session == SessionId::NONE || response.read_only == Some(true) {
             return;
         }
         let timeout = u64::try_from(response.timeout_ms).unwrap_or(0) * MS;
@@ -380,6 +394,7 @@ impl Observer {
         let agreed = self.agreed.len() as u64;
         let counts = [(4, agreed), (7, replayed.compared), (9, replayed.compared), (10, agreed)];
         let more = [(12, replayed.compared), (13, agreed), (16, events), (17, events), (18, events)];
+        let more = more.into_iter().chain([(28, replayed.read_only)]);
         for (invariant, count) in counts.into_iter().chain(more) {
             if let Some(checked) = self.checked.get_mut(invariant) {
                 *checked += count;

@@ -63,6 +63,12 @@ pub struct ServerHabits {
     pub log_sync_bytes: u64,
     /// Whether the members of the ensemble may change.
     pub reconfig: bool,
+    /// Whether a server without a leader serves those who only read.
+    pub read_only: bool,
+    /// Whether sessions are opened without the others, as long as they own nothing.
+    pub local_sessions: bool,
+    /// Whether such a session becomes one of all servers' when it makes its first ephemeral.
+    pub local_upgrade: bool,
 }
 
 /// How a server's clocks run.
@@ -108,6 +114,8 @@ struct Conn {
     /// What the server has said, for the observer.
     said: Frames,
     greeted: bool,
+    /// Whether its client was told that it can only read here.
+    read_only: bool,
     closing: bool,
     reading: bool,
 }
@@ -435,6 +443,9 @@ impl Server {
             timing: self.manners.timing(),
             epoch_counter_max: self.counter_max,
             log_sync_bytes: self.habits.log_sync_bytes,
+            read_only: self.habits.read_only,
+            local_sessions: self.habits.local_sessions,
+            local_sessions_upgrade: self.habits.local_upgrade,
             ..EnsembleSettings::standard(id, committed)
         };
         let state = Recovered { tree: booted.tree, recent: booted.recent };
@@ -647,6 +658,11 @@ impl Server {
             return;
         }
         process.role = role;
+        let reads = process.conns.values().filter(|(_, conn)| conn.read_only && !conn.closing).count();
+        if role.1 && reads > 0 {
+            let what = format!("server {} serves and leaves {reads} clients to read", self.index);
+            return stage.violate(28, what);
+        }
         let (now, index) = (stage.queue.now(), self.index);
         let (what, serving, epoch) = role;
         stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));

@@ -128,6 +128,7 @@ fn rules(swarm: &Swarm, world: &World) -> checker::Rules {
         config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
         reconfig: swarm.server.reconfig,
         begun_with: world.stage.observer.begun_with(),
+        local_sessions: swarm.server.local_sessions.then_some(swarm.server.local_upgrade),
         extended_types: swarm.server.extended_types,
         reads_are_fresh: swarm.voters == 0,
         syncs_may_be_stale: swarm.special.may_be_stale(),

@@ -117,6 +117,7 @@ impl Swarm {
             restless: 0,
             moves: 10,
             dies: 0,
+            reads_only: false,
         };
         let kinds = [Kind::Sync, Kind::Register];
         self.clients = (0..8).map(|client| (kinds[client % 2], habits.clone())).collect();

@@ -49,6 +49,8 @@ pub enum Profile {
     MixedVersion,
     /// An ensemble whose disks lie.
     Damage,
+    /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
+    CutOff,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose members change.
@@ -59,7 +61,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 18] = [
+    pub const ALL: [(&'static str, Profile); 19] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -75,6 +77,7 @@ impl Profile {
         ("hostile", Profile::Hostile),
         ("mixed-version", Profile::MixedVersion),
         ("damage", Profile::Damage),
+        ("cut-off", Profile::CutOff),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-reconfig", Profile::CalmReconfig),
         ("mixed", Profile::Mixed),
@@ -89,6 +92,7 @@ impl Profile {
             }
             (Profile::Mixed, 0) => Profile::Ensemble,
             (Profile::Mixed, 1) => Profile::Reconfig,
+            (Profile::Mixed, 2) if seed.is_multiple_of(4) => Profile::CutOff,
             (Profile::Mixed, 2 | 3) => Profile::Election,
             (Profile::Mixed, 4) => Profile::Rejoin,
             (Profile::Mixed, 5) => Profile::Storage,
@@ -106,6 +110,7 @@ impl Profile {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
             || self.is_special()
+            || self == Profile::CutOff
     }
 
     /// Whether runs of this kind make faults of that kind.
@@ -152,6 +157,16 @@ pub struct Swarm {
     pub special: Special,
 }
 
+/// The configuration of so many servers, of whom the first ones vote and the others observe.
+#[must_use]
+pub fn ensemble_of(servers: usize, voters: usize) -> EnsembleConfig {
+    let member = |index: usize| {
+        let role = if index < voters { "participant" } else { "observer" };
+        Some((Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?))
+    };
+    EnsembleConfig::majority((0..servers).filter_map(member).collect(), Zxid::ZERO)
+}
+
 impl Swarm {
     /// The configuration of the ensemble, if there is one.
     #[must_use]
@@ -159,8 +174,7 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        let members = (0..self.servers - self.spares).filter_map(|index| self.member(index)).collect();
-        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+        Some(ensemble_of(self.servers - self.spares, self.voters))
     }
 
     /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
@@ -200,6 +214,9 @@ impl Swarm {
             force_snapshot: chance.happens(if profile == Profile::Rejoin { 0.4 } else { 0.1 }),
             log_sync_bytes: chance.one_of([0, 3_000, 1 << 20]),
             reconfig: profile.is_of_change(),
+            read_only: false,
+            local_sessions: false,
+            local_upgrade: false,
         };
         let weather = Weather {
             floor: MS / 20,
@@ -235,17 +252,39 @@ impl Swarm {
         };
         swarm.draw_clients(profile, chance);
         swarm.draw_faults(profile, chance);
+        if profile.is_of_change() {
+            swarm.draw_changes(&mut extra);
+        }
+        swarm.draw_sessions(profile, &mut extra);
         // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
         if profile == Profile::Rejoin
             && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
         {
             swarm.server.keep = 1;
         }
-        if profile.is_of_change() {
-            swarm.draw_changes(&mut extra);
-        }
         swarm.draw_special(profile, special);
         swarm
+    }
+
+    /// Sessions that only one server knows, and clients who are content with reading.
+    fn draw_sessions(&mut self, profile: Profile, chance: &mut Chance) {
+        let [reading, local] = match profile {
+            Profile::CutOff => [1.0, 0.3],
+            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => [0.3, 0.15],
+            Profile::CalmEnsemble => [0.0, 0.15],
+            _ => return,
+        };
+        self.server.local_sessions = chance.happens(local);
+        self.server.local_upgrade = chance.happens(0.7);
+        self.server.read_only = chance.happens(reading);
+        for (kind, habits) in &mut self.clients {
+            habits.reads_only = self.server.read_only && *kind != Kind::Reconfig && chance.happens(0.6);
+        }
+        if profile == Profile::CutOff {
+            // Servers that have no quorum for longer than it takes to serve readers.
+            self.faults.retain(|(kind, _)| *kind != FaultKind::Partition);
+            self.faults.push((FaultKind::Partition, chance.log_uniform(4, 12) * SECOND));
+        }
     }
 
     /// Spare servers, and who puts them to use.
@@ -265,6 +304,7 @@ impl Swarm {
             restless: 0,
             moves: chance.one_of([0, 10, 50]),
             dies: 0,
+            reads_only: false,
         };
         // Without these nothing would change.
         self.without &= !(1 << OpCode::Reconfig.number() | 1 << OpCode::GetData.number());
@@ -314,6 +354,7 @@ impl Swarm {
                 restless,
                 moves: chance.one_of([0, 2, 10]),
                 dies: if profile.is_calm() { 0 } else { chance.one_of([0, 0, 0, 1]) },
+                reads_only: false,
             };
             self.clients.push((kind, habits));
         }

@@ -12,11 +12,11 @@ use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{DecodeError, EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 
-use crate::common::{Action, Common, Leave, Limits};
+use crate::common::{Action, Common, EnsembleChange, Leave, Limits};
 use crate::durable::{LinkId, Proposal, Ticket};
 use crate::election::{self, Candidate, Election, Timing};
 use crate::history::History;
-use crate::leader::{Leader, Syncer};
+use crate::leader::{HandOverRefused, Leader, Syncer};
 use crate::learner::Learner;
 use crate::quorum::{Oracle, Quorums};
 use crate::vote::Vote;
@@ -169,24 +169,18 @@ impl Agreement {
         self.enter(now_ms, |role, cx| match role {
             Role::Leading(leader) => {
                 leader.link_closed(cx, link);
-                Ok(())
+                leader.leave_when_handed_over(cx)
             }
             Role::Learning(learner) => learner.link_closed(link),
             _ => Ok(()),
         });
     }
 
-    /// A packet came. `config` is what the transaction in it changes, if that is a reconfiguration.
-    pub fn packet(
-        &mut self,
-        now_ms: i64,
-        link: LinkId,
-        packet: PeerPacket,
-        config: Option<Arc<EnsembleConfig>>,
-    ) {
+    /// A packet came. `change` is what the transaction in it changes of the ensemble, if anything.
+    pub fn packet(&mut self, now_ms: i64, link: LinkId, packet: PeerPacket, change: Option<EnsembleChange>) {
         self.enter(now_ms, |role, cx| match role {
             Role::Leading(leader) => leader.packet(cx, link, packet),
-            Role::Learning(learner) => learner.packet(cx, link, packet, config),
+            Role::Learning(learner) => learner.packet(cx, link, packet, change),
             _ => Ok(()),
         });
     }
@@ -341,7 +335,40 @@ impl Agreement {
         role.min(election.map_or(i64::MAX, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// The zxid of the next proposal; `None` unless this server leads and serves, or if the counter is used up.
+    /// To whom this server, as the leader, could hand over now: to this voter, or to whichever is best.
+    ///
+    /// # Errors
+    /// Why to nobody.
+    pub fn successor(&self, wanted: Option<ServerId>) -> Result<ServerId, HandOverRefused> {
+        match &self.role {
+            Role::Leading(leader) => leader.successor_now(&self.cx, wanted),
+            _ => Err(HandOverRefused::NotLeading),
+        }
+    }
+
+    /// Whether this leader is to hand over to itself, because the counter of its epoch will soon be used up, and may.
+    #[must_use]
+    pub fn rolls_over(&self) -> bool {
+        matches!(&self.role, Role::Leading(leader) if leader.is_epoch_ending() && leader.may_hand_over(&self.cx).is_ok())
+    }
+
+    /// The zxid of the transaction that hands over.
+    #[must_use]
+    pub fn last_zxid(&self) -> Option<Zxid> {
+        match &self.role {
+            Role::Leading(leader) if leader.is_active() => leader.last_zxid(),
+            _ => None,
+        }
+    }
+
+    /// Whether this server was handed the leadership that it holds.
+    #[must_use]
+    pub fn leads_by_hand_over(&self) -> bool {
+        matches!(&self.role, Role::Leading(leader) if leader.was_handed_over())
+    }
+
+    /// The zxid of the next proposal; `None` unless this server leads, serves and hands over to nobody, or if the counter
+    /// is used up.
     #[must_use]
     pub fn next_zxid(&self) -> Option<Zxid> {
         match &self.role {
@@ -353,10 +380,10 @@ impl Agreement {
     /// Offers a transaction, as the leader.
     ///
     /// # Panics
-    /// If its zxid is not [`Agreement::next_zxid`].
-    pub fn propose(&mut self, proposal: Proposal, reconfiguration: Option<Arc<EnsembleConfig>>) {
+    /// If its zxid is not [`Agreement::next_zxid`], or, if it hands over, [`Agreement::last_zxid`].
+    pub fn propose(&mut self, proposal: Proposal, change: Option<EnsembleChange>) {
         match &mut self.role {
-            Role::Leading(leader) => leader.propose(&mut self.cx, proposal, reconfiguration),
+            Role::Leading(leader) => leader.propose(&mut self.cx, proposal, change),
             _ => panic!("{} proposed by a server that does not lead", proposal.zxid),
         }
         self.settle();
@@ -385,9 +412,13 @@ impl Agreement {
         true
     }
 
-    /// Sends a packet to a learner.
+    /// Sends a packet to a learner, if it is still there.
     pub fn send_to_learner(&mut self, link: LinkId, packet: PeerPacket) {
-        self.cx.send(link, packet);
+        if let Role::Leading(leader) = &self.role
+            && leader.has_link(link)
+        {
+            self.cx.send(link, packet);
+        }
     }
 
     /// This server.
@@ -520,7 +551,7 @@ impl Agreement {
             Role::Learning(learner) => learner.end(&mut self.cx),
             Role::Looking | Role::Between { .. } => (Vec::new(), false),
         };
-        self.cx.out.push_back(Action::Ended);
+        self.cx.out.push_back(Action::Ended { is_settled: leave.is_settled });
         if is(Fault::UncommittedKept) {
             self.cx.last_logged = self.cx.last_applied;
         } else {
@@ -552,7 +583,7 @@ impl Agreement {
             Some((leader, zxid)) if self.cx.committed.is_voter(leader) => {
                 let state = self.state_under(leader);
                 self.elect(election::Input::HandedOver { state, vote: Vote::handed_over(leader, zxid) });
-                self.take_role(leader);
+                self.take_role(leader, true);
             }
             _ => self.elect(election::Input::Look(candidate)),
         }
@@ -568,11 +599,11 @@ impl Agreement {
         }
     }
 
-    fn take_role(&mut self, leader: ServerId) {
+    fn take_role(&mut self, leader: ServerId, by_hand_over: bool) {
         self.role = if leader == self.cx.me {
-            Role::Leading(Box::new(Leader::new(&mut self.cx)))
+            Role::Leading(Box::new(Leader::new(&mut self.cx, by_hand_over)))
         } else {
-            Role::Learning(Box::new(Learner::new(&mut self.cx, leader)))
+            Role::Learning(Box::new(Learner::new(&mut self.cx, leader, by_hand_over)))
         };
     }
 
@@ -618,7 +649,7 @@ impl Agreement {
                         // Whoever helped to elect was counted: every voter was as empty.
                         let counted: &BTreeSet<ServerId> = &decision.supporters;
                         self.cx.emptied &= !(decision.is_new && counted.contains(&self.cx.me));
-                        self.take_role(decision.vote.leader);
+                        self.take_role(decision.vote.leader, false);
                     }
                     election::Output::Disloyal(voter) => self.hear_of_disloyalty(voter),
                     election::Output::Decided(_) => {}
@@ -710,9 +741,13 @@ mod tests {
     fn the_counter_never_runs_over() {
         let mut agreement = leader();
         let Role::Leading(leader) = &mut agreement.role else { panic!("it leads") };
-        leader.skip_to(Zxid::new(1, u32::MAX - 2));
-        assert_eq!(offer(&mut agreement), Some(Zxid::new(1, u32::MAX - 1)));
-        assert_eq!(offer(&mut agreement), None);
+        leader.skip_to(Zxid::new(1, u32::MAX - 20));
+        assert!(offer(&mut agreement).is_some() && !agreement.rolls_over());
+        for last in (2..19).rev() {
+            assert_eq!(offer(&mut agreement), Some(Zxid::new(1, u32::MAX - last)));
+            assert!(agreement.rolls_over(), "in time");
+        }
+        assert_eq!((offer(&mut agreement), agreement.last_zxid()), (None, Some(Zxid::new(1, u32::MAX - 1))));
         drain(&mut agreement);
         agreement.resign(200, "used up");
         drain(&mut agreement);

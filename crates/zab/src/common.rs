@@ -22,7 +22,8 @@ pub struct Limits {
     pub sync: u32,
     /// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
     pub pending_bytes: usize,
-    /// Below this an epoch's counter stays: a leader that has come so far leaves. Tests let it come sooner.
+    /// Below this an epoch's counter stays: a leader that has come so far hands over to itself. Tests let it come sooner; at
+    /// least 3, so that there is a number for something else.
     pub counter_max: u32,
 }
 
@@ -41,6 +42,15 @@ impl Limits {
     pub fn sync_ms(&self) -> i64 {
         self.tick_ms.saturating_mul(self.sync.into())
     }
+}
+
+/// What a transaction changes of the ensemble. Payloads are opaque here, so whoever reads them says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EnsembleChange {
+    /// Who belongs to it: a reconfiguration.
+    Members(Arc<EnsembleConfig>),
+    /// Who leads it: the last transaction of a leader that hands over, and names its successor.
+    Leader(ServerId),
 }
 
 /// Something that is to be done, in order.
@@ -88,7 +98,11 @@ pub enum Action {
     /// The same, but the snapshot that the state was loaded from may hold it already, in whole or in part.
     ApplyOverSnapshot(Proposal),
     /// The role is over: nobody is served any more.
-    Ended,
+    Ended {
+        /// Whether leadership was handed over, so that what this server has put on its way is all applied by now, or was
+        /// never offered and never will be.
+        is_settled: bool,
+    },
     /// This server looks for a leader now, with all of its log in its state.
     Looking,
     /// This server leads: serve.
@@ -117,13 +131,15 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leave {
     pub(crate) reason: String,
-    /// The leader that a reconfiguration has named: no election is needed to follow it.
+    /// The leader that a transaction has named: no election is needed to follow it.
     pub(crate) handed_over: Option<(ServerId, Zxid)>,
+    /// See [`Action::Ended`].
+    pub(crate) is_settled: bool,
 }
 
 impl Leave {
     pub(crate) fn because(reason: impl Into<String>) -> Leave {
-        Leave { reason: reason.into(), handed_over: None }
+        Leave { reason: reason.into(), handed_over: None, is_settled: false }
     }
 }
 

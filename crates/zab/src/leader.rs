@@ -6,15 +6,17 @@
 
 mod broadcast;
 mod discovery;
+mod hand_over;
 mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 
-use crate::common::{Action, Common, Leave};
+pub use hand_over::HandOverRefused;
+
+use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{LinkId, Proposal, Ticket};
 use crate::quorum::{Oracle, Quorums, Tracker, oracle_needed};
 
@@ -90,8 +92,8 @@ struct Peer {
 struct Outstanding {
     proposal: Proposal,
     acks: Tracker,
-    /// What it changes, if it is a reconfiguration.
-    reconfiguration: Option<Arc<EnsembleConfig>>,
+    /// What it changes of the ensemble, if anything.
+    change: Option<EnsembleChange>,
 }
 
 /// Who waits for a sync.
@@ -132,9 +134,13 @@ pub(crate) struct Leader {
     outstanding: VecDeque<Outstanding>,
     /// Own appends that are not on the disk.
     own_log: VecDeque<(Ticket, Zxid)>,
-    /// Whom a reconfiguration names in place of this server, by which transaction, and when this server leaves. From
+    /// Who leads in place of this server, by which transaction, and when this server leaves. From
     /// then on it commits nothing; it stays a little, so that its learners hear of it.
     successor: Option<(ServerId, Zxid, i64)>,
+    /// To whom it hands over of its own accord: nothing is offered behind the transaction that says so.
+    handing_over: Option<ServerId>,
+    /// Whether it was handed the leadership.
+    was_handed_over: bool,
     next_check_ms: i64,
     /// Every second check is a tick.
     is_tick: bool,
@@ -145,7 +151,7 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) fn new(cx: &mut Common) -> Leader {
+    pub(crate) fn new(cx: &mut Common, was_handed_over: bool) -> Leader {
         cx.out.push_back(Action::Listen(true));
         cx.asks_oracle = oracle_needed(&cx.committed, 0);
         let mut leader = Leader {
@@ -164,6 +170,8 @@ impl Leader {
             outstanding: VecDeque::new(),
             own_log: VecDeque::new(),
             successor: None,
+            handing_over: None,
+            was_handed_over,
             next_check_ms: cx.now_ms + cx.limits.tick_ms / 2,
             is_tick: false,
             round: 0,
@@ -204,6 +212,9 @@ impl Leader {
     }
 
     pub(crate) fn link_opened(&mut self, cx: &mut Common, link: LinkId) {
+        if self.successor.is_some() {
+            return cx.out.push_back(Action::Close(link));
+        }
         if self.peers.len() >= PEERS_MAX {
             tracing::warn!("Closing a link: {PEERS_MAX} are open");
             return cx.out.push_back(Action::Close(link));
@@ -255,6 +266,8 @@ impl Leader {
             PeerPacket::AckEpoch { last, current } => self.epoch_promised(cx, link, last, current),
             PeerPacket::Ack { zxid } => self.acknowledged(cx, link, zxid),
             PeerPacket::Ping { touched, .. } => self.answered(cx, link, touched.unwrap_or_default()),
+            // Who hands over offers nothing more, so whoever asks may ask the successor.
+            PeerPacket::Request(_) | PeerPacket::Revalidate { .. } if self.handing_over.is_some() => Ok(()),
             PeerPacket::Request(request) => {
                 if self.phase == Phase::Active {
                     cx.out.push_back(Action::Request(link, request));
@@ -297,12 +310,7 @@ impl Leader {
 
     /// What is due: pings, and looking at who is still there.
     pub(crate) fn tick(&mut self, cx: &mut Common) -> Result<(), Leave> {
-        if let Some((successor, zxid, leave_at_ms)) = self.successor
-            && cx.now_ms >= leave_at_ms
-        {
-            let reason = format!("after the reconfiguration {zxid} server {successor} leads");
-            return Err(Leave { reason, handed_over: Some((successor, zxid)) });
-        }
+        self.leave_when_handed_over(cx)?;
         if cx.now_ms < self.next_check_ms {
             return Ok(());
         }
@@ -318,7 +326,10 @@ impl Leader {
             }
             return Ok(());
         }
-        if self.is_tick && !self.has_quorum(cx, |peer| peer.in_step_until_ms >= cx.now_ms) {
+        if self.is_tick
+            && self.successor.is_none()
+            && !self.has_quorum(cx, |peer| peer.in_step_until_ms >= cx.now_ms)
+        {
             return Err(Leave::because("no quorum of learners is in step"));
         }
         self.ping(cx, false);

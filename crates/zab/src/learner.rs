@@ -11,10 +11,12 @@ mod sync;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use discovery::Patience;
+
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 
-use crate::common::{Action, Common, Leave};
+use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{LinkId, Proposal, Ticket};
 
 /// How far a learner is.
@@ -59,8 +61,8 @@ enum Base {
 #[derive(Debug, Clone, Hash)]
 struct Pending {
     proposal: Proposal,
-    /// What it changes, if it is a reconfiguration.
-    config: Option<Arc<EnsembleConfig>>,
+    /// What it changes of the ensemble, if anything.
+    change: Option<EnsembleChange>,
     /// Who leads once it is applied, if that was said.
     designated: Option<ServerId>,
 }
@@ -75,6 +77,8 @@ pub(crate) struct Learner {
     link: Option<LinkId>,
     dial: u64,
     tries: u32,
+    /// How often and how soon it dials.
+    patience: Patience,
     started_ms: i64,
     heard_ms: i64,
     epoch: Epoch,
@@ -96,7 +100,7 @@ pub(crate) struct Learner {
 }
 
 impl Learner {
-    pub(crate) fn new(cx: &mut Common, leader: ServerId) -> Learner {
+    pub(crate) fn new(cx: &mut Common, leader: ServerId, by_hand_over: bool) -> Learner {
         let mut learner = Learner {
             leader,
             observes: cx.observes(),
@@ -105,6 +109,7 @@ impl Learner {
             link: None,
             dial: 0,
             tries: 0,
+            patience: if by_hand_over { Patience::HANDED_OVER } else { Patience::ELECTED },
             started_ms: cx.now_ms,
             heard_ms: cx.now_ms,
             epoch: Epoch(0),
@@ -165,13 +170,13 @@ impl Learner {
         if self.link == Some(link) { Err(Leave::because("the link to the leader broke")) } else { Ok(()) }
     }
 
-    /// Takes a packet; `config` is what a transaction in it changes, if it is a reconfiguration.
+    /// Takes a packet; `change` is what a transaction in it changes of the ensemble.
     pub(crate) fn packet(
         &mut self,
         cx: &mut Common,
         link: LinkId,
         packet: PeerPacket,
-        config: Option<Arc<EnsembleConfig>>,
+        change: Option<EnsembleChange>,
     ) -> Result<(), Leave> {
         if self.link != Some(link) {
             return Ok(());
@@ -186,13 +191,13 @@ impl Learner {
             PeerPacket::NewLeader { epoch, config } => self.history_complete(cx, epoch, config.as_deref()),
             PeerPacket::UpToDate => self.up_to_date(cx),
             PeerPacket::Proposal { zxid, txn } => {
-                self.offered(cx, Pending::new(zxid, txn, config, None), false)
+                self.offered(cx, Pending::new(zxid, txn, change, None), false)
             }
             PeerPacket::Commit { zxid } => self.agreed(cx, zxid, None),
             PeerPacket::CommitAndActivate { zxid, designated } => self.agreed(cx, zxid, Some(designated)),
-            PeerPacket::Inform { zxid, txn } => self.offered(cx, Pending::new(zxid, txn, config, None), true),
+            PeerPacket::Inform { zxid, txn } => self.offered(cx, Pending::new(zxid, txn, change, None), true),
             PeerPacket::InformAndActivate { zxid, designated, txn } => {
-                self.offered(cx, Pending::new(zxid, txn, config, Some(designated)), true)
+                self.offered(cx, Pending::new(zxid, txn, change, Some(designated)), true)
             }
             PeerPacket::Ping { zxid, .. } => {
                 // While it is brought level a learner does not answer.
@@ -295,9 +300,9 @@ impl Pending {
     fn new(
         zxid: Zxid,
         payload: bytes::Bytes,
-        config: Option<Arc<EnsembleConfig>>,
+        change: Option<EnsembleChange>,
         designated: Option<ServerId>,
     ) -> Pending {
-        Pending { proposal: Proposal { zxid, payload }, config, designated }
+        Pending { proposal: Proposal { zxid, payload }, change, designated }
     }
 }

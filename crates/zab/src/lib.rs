@@ -18,10 +18,11 @@ pub mod solo;
 pub mod vote;
 
 pub use agreement::{Agreement, Setup};
-pub use common::{Action, Limits};
+pub use common::{Action, EnsembleChange, Limits};
 pub use durable::{Durable, LinkId, Proposal, Ticket};
 pub use election::Timing;
 pub use history::{History, SyncFacts, SyncPlan};
+pub use leader::HandOverRefused;
 pub use quorum::{Oracle, Quorums, Tracker};
 pub use solo::Solo;
 pub use vote::{Ballot, Rank, Vote};

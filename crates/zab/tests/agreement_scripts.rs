@@ -12,7 +12,9 @@ use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::LearnerInfo;
 use oxkeeper_proto::peer::notification::{NOTIFICATION_VERSION, Notification, ServerState};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Round, ServerId, Zxid};
-use oxkeeper_zab::{Action, Agreement, Durable, Limits, LinkId, Proposal, Setup, Ticket, Timing};
+use oxkeeper_zab::{
+    Action, Agreement, Durable, EnsembleChange, Limits, LinkId, Proposal, Setup, Ticket, Timing,
+};
 
 #[test]
 fn every_script_ends_as_it_says() {
@@ -135,7 +137,7 @@ fn start(words: &Words<'_>) -> Stage {
             init: 10,
             sync: 5,
             pending_bytes: words.get("keeps").map_or(1 << 20, |n| n.parse().unwrap()),
-            counter_max: u32::MAX,
+            counter_max: words.get("counter_max").map_or(u32::MAX, |n| n.parse().unwrap()),
         },
         timing: Timing::DEFAULT,
         accepted: Epoch(words.number("accepted")),
@@ -176,6 +178,7 @@ impl Stage {
                 }
             }
             "propose" => self.propose(words),
+            "hand_over" => self.hand_over(words),
             "looks" => {
                 let notification = Notification {
                     state: ServerState::Looking,
@@ -209,11 +212,14 @@ impl Stage {
             }
             from => {
                 let packet = packet(&Words(words.0[1..].to_vec()), &self.config);
-                let config = words.get("members").map(|voters| {
+                let members = words.get("members").map(|voters| {
                     let zxid = zxid(words.at(2));
-                    Arc::new(EnsembleConfig::clone(&config(voters, "")).with_version(zxid))
+                    let config = EnsembleConfig::clone(&config(voters, "")).with_version(zxid);
+                    EnsembleChange::Members(Arc::new(config))
                 });
-                self.server.packet(now_ms, self.links[from], packet, config);
+                let leads =
+                    words.get("leads").map(|id| EnsembleChange::Leader(ServerId(id.parse().unwrap())));
+                self.server.packet(now_ms, self.links[from], packet, members.or(leads));
             }
         }
     }
@@ -274,10 +280,29 @@ impl Stage {
             self.trace.push_str("no zxid\n");
             return self.server.resign(self.now_ms, "the zxids of this epoch are used up");
         };
-        let new = words
-            .get("members")
-            .map(|voters| Arc::new(EnsembleConfig::clone(&config(voters, "")).with_version(zxid)));
+        let new = words.get("members").map(|voters| {
+            let config = EnsembleConfig::clone(&config(voters, "")).with_version(zxid);
+            EnsembleChange::Members(Arc::new(config))
+        });
         self.server.propose(Proposal { zxid, payload: Bytes::new() }, new);
+        if self.server.rolls_over() {
+            let zxid = self.server.last_zxid().unwrap();
+            let change = EnsembleChange::Leader(self.server.me());
+            self.server.propose(Proposal { zxid, payload: Bytes::new() }, Some(change));
+        }
+    }
+
+    /// Offers the transaction that names the next leader, if there can be one.
+    fn hand_over(&mut self, words: &Words<'_>) {
+        let wanted = words.get("to").map(|id| ServerId(id.parse().unwrap()));
+        match self.server.successor(wanted) {
+            Ok(successor) => {
+                let zxid = self.server.last_zxid().unwrap();
+                let change = EnsembleChange::Leader(successor);
+                self.server.propose(Proposal { zxid, payload: Bytes::new() }, Some(change));
+            }
+            Err(refused) => self.trace.push_str(&format!("refused: {refused}\n")),
+        }
     }
 
     fn show_actions(&mut self) {
@@ -311,7 +336,8 @@ impl Stage {
                 Action::ApplyOverSnapshot(proposal) => {
                     format!("apply {} over a snapshot", show(proposal.zxid))
                 }
-                Action::Ended => "the role is over".into(),
+                Action::Ended { is_settled: false } => "the role is over".into(),
+                Action::Ended { is_settled: true } => "the role is over, and nothing is in doubt".into(),
                 Action::Looking => format!(
                     "look, with {} of epoch {}",
                     show(self.server.last_logged()),

@@ -111,6 +111,7 @@ const CALM: Agreements = Agreements {
     resigns: 0,
     snapshots: false,
     change: None,
+    hand_overs: 0,
     choices: None,
 };
 
@@ -163,6 +164,18 @@ fn three_servers_agree_on_who_they_are() {
         run(&format!("reconfiguration {i}"), &world, 10_000);
         let world = Agreements { leads: 3, follows: 6, crashes: 1, resigns: 2, ..world };
         walk(&format!("reconfiguration {i}"), &world, i, 20_000);
+    }
+}
+
+/// Leadership is handed over, to a server that is there or not; with a crash, or a role left, in between.
+#[test]
+fn three_servers_agree_while_one_hands_over_to_another() {
+    let world = Agreements { starts: same(1, 3), leads: 1, follows: 4, hand_overs: 1, ..CALM };
+    run("hand-over", &world, 20_000);
+    for (i, (crashes, resigns)) in (1..).zip([(1, 1), (0, 2), (2, 0)]) {
+        let world =
+            Agreements { leads: 2, follows: 6, txns: 2, hand_overs: 2, crashes, resigns, ..world.clone() };
+        walk(&format!("hand-over {i}"), &world, i, 20_000);
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use oxkeeper_node::{
-    ConnId, Durable, Effects, EnsembleSettings, Input, LinkEffect, LinkId, Loader, Node, Now, PeerInput,
-    Proposal, Recovered, Role, Rules, Settings, SnapshotStep, Status, Task, Ticket, Tree,
+    Answer, ConnId, Durable, Effects, EnsembleSettings, HandOverRefused, Input, LinkEffect, LinkId, Loader,
+    Node, Now, PeerInput, Proposal, Query, QueryId, Recovered, Role, Rules, Settings, SnapshotStep, Status,
+    Task, Ticket, Tree,
 };
 use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::notification::Notification;
@@ -395,6 +396,17 @@ impl Ensemble {
                 link.to[1 - end].push_back(Flight::Close);
             }
         }
+    }
+
+    /// Asks a host to hand leadership over.
+    pub fn hand_over(&mut self, host: usize, to: Option<usize>) -> Result<ServerId, HandOverRefused> {
+        let to = to.map(|to| self.hosts[to].id);
+        let now = self.now(host);
+        let running = self.hosts[host].running.as_mut().unwrap();
+        running.node.step(now, Input::Query(QueryId(1), Query::HandOver { to }), &mut running.fx);
+        let Some((_, Answer::HandOver(answer))) = running.fx.answers.pop() else { panic!("no answer") };
+        self.collect(host);
+        answer
     }
 
     /// Has a learner say something to its leader that ours never say.

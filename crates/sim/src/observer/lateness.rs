@@ -73,15 +73,18 @@ impl Observer {
                 self.check(14, false, || late.clone());
             }
         }
-        let closed = |payload: &Bytes| {
-            let header = TxnHeader::decode(&mut Reader::new(payload)).ok()?;
-            (header.op == OpCode::CloseSession).then_some(header.session)
+        let of = |op: OpCode| {
+            let headers =
+                order.values().filter_map(|payload| TxnHeader::decode(&mut Reader::new(payload)).ok());
+            headers.filter(|header| header.op == op).map(|header| header.session).collect::<BTreeSet<_>>()
         };
-        let ended: BTreeSet<SessionId> = order.values().filter_map(closed).collect();
+        // Others are known to one server only, and end without a transaction.
+        let (begun, ended) = (of(OpCode::CreateSession), of(OpCode::CloseSession));
         let leaders: Vec<usize> = (0..rates.len()).filter(|server| self.leads(*server)).collect();
         let [leader] = leaders.as_slice() else { return };
         let rate = rates.get(*leader).copied().unwrap_or(1.0);
-        let open: Vec<SessionId> = self.sessions.keys().copied().filter(|id| !ended.contains(id)).collect();
+        let open: Vec<SessionId> =
+            begun.into_iter().filter(|id| !ended.contains(id) && self.sessions.contains_key(id)).collect();
         for session in open {
             let overdue = self.overdue(*leader, session, now.saturating_sub(AGREED_IN), rate);
             self.check(14, overdue.is_none(), || {
@@ -93,6 +96,8 @@ impl Observer {
 
 #[cfg(test)]
 mod tests {
+    use oxkeeper_proto::Xid;
+
     use super::*;
     use crate::network::LinkId;
     use crate::observer::SessionFacts;
@@ -126,9 +131,13 @@ mod tests {
 
     #[test]
     fn one_that_never_ends_is_found_at_the_end_of_the_run() {
+        let mut opened = Vec::new();
+        let op = OpCode::CreateSession;
+        TxnHeader { session: SESSION, cxid: Xid(0), zxid: Zxid(1), time: 0, op }.encode(&mut opened);
+        let order = BTreeMap::from([(Zxid(1), Bytes::from(opened))]);
         let overdue = |at| {
             let mut observer = watched(0);
-            observer.check_overdue(&BTreeMap::new(), at, &[1.0]);
+            observer.check_overdue(&order, at, &[1.0]);
             observer.violation.is_some()
         };
         assert!(!overdue(17 * SECOND) && overdue(17 * SECOND + MS));

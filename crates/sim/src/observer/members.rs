@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oxkeeper_proto::{OpCode, PeerPacket, Reader, Txn, TxnHeader, TxnRecord, Zxid};
+use oxkeeper_proto::{OpCode, PeerPacket, Reader, ServerId, Txn, TxnHeader, TxnRecord, Zxid};
 
 use super::Observer;
 use crate::roster::Roster;
@@ -18,8 +18,8 @@ pub(super) struct Members {
     current: Option<Roster>,
     /// Proposed, and perhaps never agreed.
     under_way: Option<Roster>,
-    /// Every text by its version: there must be one only.
-    texts: BTreeMap<i64, String>,
+    /// Every configuration by its version: there must be one only.
+    known: BTreeMap<i64, Roster>,
     /// Which quorums a transaction needs, from this one on.
     rules: BTreeMap<Zxid, Vec<Roster>>,
     /// What the first NEWLEADER of an epoch said.
@@ -46,7 +46,8 @@ impl Members {
     pub(super) fn of(text: Option<&str>, may_change: bool) -> Members {
         let current = text.and_then(Roster::parse);
         let rules = BTreeMap::from([(Zxid::ZERO, current.iter().cloned().collect())]);
-        Members { may_change, current, rules, ..Members::default() }
+        let known = current.iter().cloned().map(|roster| (roster.version, roster)).collect();
+        Members { may_change, current, known, rules, ..Members::default() }
     }
 
     fn rule(&self, zxid: Zxid) -> &[Roster] {
@@ -72,14 +73,14 @@ impl Observer {
     }
 
     /// What a packet says of the configuration. To be told before what else follows from the packet.
-    pub(super) fn members_in_packet(&mut self, packet: &PeerPacket, is_broadcast: bool) {
+    pub(super) fn members_in_packet(&mut self, server: usize, packet: &PeerPacket, is_broadcast: bool) {
         if !self.members.may_change {
             return;
         }
         match packet {
             PeerPacket::NewLeader { epoch, config: Some(text) } => {
                 let Some(said) = std::str::from_utf8(text).ok().and_then(Roster::parse) else { return };
-                self.text_seen(&said);
+                self.config_seen(&said);
                 if self.members.epochs.contains_key(&epoch.0) {
                     return;
                 }
@@ -92,7 +93,9 @@ impl Observer {
             PeerPacket::Proposal { zxid, txn } if is_broadcast => self.offered(*zxid, txn),
             PeerPacket::CommitAndActivate { zxid, designated }
             | PeerPacket::InformAndActivate { zxid, designated, .. } => {
-                self.votes.named(*designated);
+                if designated.0 != number(server) {
+                    self.votes.named(*designated);
+                }
                 if let Some(new) = self.members.under_way.take_if(|new| new.version == zxid.0) {
                     self.in_force(new);
                 }
@@ -108,7 +111,7 @@ impl Observer {
         }
         self.members.newest_offered = zxid;
         if let Some(new) = config_of(txn) {
-            self.text_seen(&new);
+            self.config_seen(&new);
             let both = self.members.current.iter().cloned().chain([new.clone()]).collect();
             self.members.rules.insert(zxid, both);
             // What stands behind it can only be agreed after it.
@@ -125,6 +128,8 @@ impl Observer {
         let enough = needed.iter().all(|roster| roster.is_quorum(holders));
         self.check(8, enough, || format!("epoch {epoch} begins with only the servers {holders:?}"));
         if let Some(newer) = newer {
+            // Its leader may not belong to it, and knows who is to follow.
+            newer.voters().into_iter().for_each(|voter| self.votes.named(ServerId(voter)));
             self.in_force(newer);
         }
         self.members.under_way = None;
@@ -140,10 +145,9 @@ impl Observer {
         self.members.current = Some(new);
     }
 
-    fn text_seen(&mut self, roster: &Roster) {
-        let text = roster.text();
-        let known = self.members.texts.entry(roster.version).or_insert_with(|| text.clone());
-        let same = *known == text;
+    fn config_seen(&mut self, roster: &Roster) {
+        let known = self.members.known.entry(roster.version).or_insert_with(|| roster.clone());
+        let same = known == roster;
         self.check(26, same, || format!("there are two configurations {:x}", roster.version));
     }
 

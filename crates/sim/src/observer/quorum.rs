@@ -51,8 +51,8 @@ struct Offer {
 impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
+        self.members_in_packet(server, packet, self.has_offered(link));
         self.check_stream(server, link, packet);
-        self.members_in_packet(packet, self.has_offered(link));
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
@@ -195,7 +195,7 @@ impl Observer {
             || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
 
-    /// Whether so many of some voters are a quorum that have all that a server has on its disk, in an epoch that is no older
+    /// Whether those of some servers are a quorum that have all that a server has on its disk, in an epoch that is no older
     /// on theirs.
     #[must_use]
     pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
@@ -205,7 +205,7 @@ impl Observer {
             let holds = self.logs.get(other).is_some_and(|log| log.holds(last));
             others.contains(&other) && holds && epoch(&other) >= epoch(&server)
         });
-        self.is_quorum_of_some(&level)
+        self.config().is_some_and(|config| config.is_quorum(&level))
     }
 
     /// Epochs on a disk never go back.

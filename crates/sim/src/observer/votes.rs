@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
-use oxkeeper_proto::{Round, ServerId};
+use oxkeeper_proto::{ErrorCode, Round, ServerId, SessionId, Txn, TxnRecord};
 
 use super::Observer;
 
@@ -39,12 +39,23 @@ impl Observer {
             ServerState::Following | ServerState::Leading | ServerState::Observing => {
                 let is_news = self.votes.judged.insert((server, said.leader, said.round));
                 // A reconfiguration hands over without a round.
-                if is_news && said.round.0 >= 0 {
+                if is_news && said.round.0 >= 0 && !self.is_named(said) {
                     self.check_election(server, said);
                 }
                 self.votes.settled.entry(said.leader).or_default().insert(server);
             }
         }
+    }
+
+    /// Whether the vote is that of a leader who hands over: its last transaction, a failure of nobody's with the code of
+    /// success, names the next one in place of a client's number.
+    fn is_named(&self, said: &Notification) -> bool {
+        let Some(record) = self.agreed.get(&said.zxid).and_then(|txn| TxnRecord::decode(txn).ok()) else {
+            return false;
+        };
+        record.header.session == SessionId::NONE
+            && matches!(record.txn, Txn::Error { code: ErrorCode::OK })
+            && i64::from(record.header.cxid.0) == said.leader.0
     }
 
     fn check_election(&mut self, server: usize, said: &Notification) {

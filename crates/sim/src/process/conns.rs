@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 
 use oxkeeper_node::{ConnId, Input};
+use oxkeeper_proto::ConnectResponse;
 
 use super::{Conn, Server};
 use crate::client::Client;
@@ -23,6 +24,7 @@ impl Server {
             frames: Frames::default(),
             said: Frames::default(),
             greeted: false,
+            read_only: false,
             closing: false,
             reading: true,
         };
@@ -120,8 +122,13 @@ impl Server {
             process.fx.written(id, taken, 1 << 16);
             while let Ok(Some(frame)) = conn.said.take() {
                 if std::mem::replace(&mut conn.greeted, true) {
-                    stage.observer.replied(self.index, &self.disk, &frame);
+                    if conn.read_only {
+                        stage.observer.shown_to_reader(self.index, &self.disk, &frame);
+                    } else {
+                        stage.observer.replied(self.index, &self.disk, &frame);
+                    }
                 } else {
+                    conn.read_only = says_read_only(&frame);
                     stage.observer.greeted(self.index, conn.client, conn.link, &frame, stage.queue.now());
                 }
             }
@@ -134,4 +141,8 @@ impl Server {
             }
         }
     }
+}
+
+fn says_read_only(frame: &[u8]) -> bool {
+    ConnectResponse::decode(frame).is_ok_and(|response| response.read_only == Some(true))
 }

@@ -13,17 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use oxkeeper_node::{Input, PeerInput, Role};
-use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::notification::ServerState;
 use oxkeeper_proto::peer::stream::{PeerItem, PeerStream};
 use oxkeeper_proto::wire::put_frame;
-use oxkeeper_proto::{
-    ConnectRequest, EnsembleConfig, Epoch, PeerPacket, SessionId, Txn, TxnHeader, TxnRecord, Xid, Zxid,
-};
+use oxkeeper_proto::{ConnectRequest, Epoch, PeerPacket, SessionId, Txn, TxnHeader, TxnRecord, Xid, Zxid};
 use oxkeeper_storage::{Directories, EpochFile, LogOptions, TxnLog};
 
 use super::{Clock, DATA, Incoming, Server, ServerEvent, ServerHabits};
-use crate::admin;
 use crate::boot::{RECORD_BYTES_MAX, boot};
 use crate::chance::Chance;
 use crate::durable::DurableLog;
@@ -31,6 +27,7 @@ use crate::history::History;
 use crate::network::{Arrival, Host, LinkId, NetEvent, Network, Packet, Port, Side, Weather};
 use crate::observer::Observer;
 use crate::queue::{MS, Queue, SECOND};
+use crate::swarm::ensemble_of;
 use crate::trace::Trace;
 use crate::world::{Counts, Event, Stage};
 
@@ -61,6 +58,9 @@ const HABITS: ServerHabits = ServerHabits {
     force_snapshot: false,
     log_sync_bytes: 1 << 20,
     reconfig: false,
+    read_only: false,
+    local_sessions: false,
+    local_upgrade: false,
 };
 
 /// Whole servers, of whom only that happens which is picked.
@@ -90,19 +90,10 @@ fn old_record(counter: u32) -> Vec<u8> {
     payload
 }
 
-/// The configuration of three servers, of whom so many vote and the others observe.
-fn ensemble_of(voters: usize) -> EnsembleConfig {
-    let member = |index: usize| {
-        let role = if index < voters { "participant" } else { "observer" };
-        (Server::id(index), Member::parse(&admin::line(index + 1, role)).unwrap())
-    };
-    EnsembleConfig::majority((0..VOTERS).map(member).collect(), Zxid::ZERO)
-}
-
 impl Puppets {
     fn new(world: &Agreements) -> Puppets {
         let voters = if world.choices.is_some() { 2 } else { VOTERS };
-        let ensemble = ensemble_of(voters);
+        let ensemble = ensemble_of(VOTERS, voters);
         let text = ensemble.to_string();
         let ensemble = Some(Arc::new(ensemble));
         let mut stage = Stage {
@@ -215,7 +206,7 @@ impl Puppets {
             Step::Persist(server) => self.persist(server),
             Step::Propose(server) => self.propose(server),
             Step::Choose(server) => self.choose(server),
-            Step::Reconfigure(_) => unreachable!("worlds that change are not replayed"),
+            Step::Reconfigure(_) | Step::HandOver(..) => unreachable!("worlds that change are not replayed"),
             Step::Resign(server) => self.resign(before, server),
             Step::Crash(server) => self.servers[server].crash(&mut self.stage, false),
             Step::Restart(server) => self.start(server),
@@ -482,6 +473,7 @@ const WORLD: Agreements = Agreements {
     resigns: 1,
     snapshots: false,
     change: None,
+    hand_overs: 0,
     choices: None,
 };
 

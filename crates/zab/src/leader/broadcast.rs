@@ -9,18 +9,35 @@ use oxkeeper_proto::{EnsembleConfig, PeerPacket, ServerId, SessionId, Zxid};
 
 use super::sync::Unacknowledged;
 use super::{Leader, Outstanding, Phase, Stage, Syncer, WaitingSync};
-use crate::common::{Action, Common, Leave};
+use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{LinkId, Proposal};
 use crate::quorum::{Oracle, Quorums, Tracker};
 
+/// So many transactions before the counter of its epoch is used up a leader begins to hand over to itself, so that there
+/// is time if it may not at once.
+const ROLL_OVER_AHEAD: u32 = 16;
+
 impl Leader {
-    /// The zxid of the next proposal; `None` when the counter of the epoch is used up. The last value of the counter
-    /// is never given out: a leader that has come so far leaves, and the next epoch begins.
+    /// The zxid of the next proposal; `None` when the counter of the epoch is used up, or leadership is handed over. The
+    /// last value that may be given out is for the transaction that hands over.
     pub(crate) fn next_zxid(&self) -> Option<Zxid> {
         if is(Fault::CounterOverflows) {
             return Some(Zxid(self.last_proposed.0 + 1));
         }
-        self.last_proposed.next().filter(|next| next.counter() < self.counter_max)
+        self.last_zxid().filter(|next| next.counter() + 1 < self.counter_max)
+    }
+
+    /// The zxid of the transaction that hands over.
+    pub(crate) fn last_zxid(&self) -> Option<Zxid> {
+        let next = self.last_proposed.next().filter(|next| next.counter() < self.counter_max);
+        next.filter(|_| self.handing_over.is_none())
+    }
+
+    /// Whether the counter of the epoch will soon be used up.
+    pub(crate) fn is_epoch_ending(&self) -> bool {
+        let ahead = ROLL_OVER_AHEAD.min(self.counter_max / 4);
+        let ends = self.last_proposed.counter().saturating_add(ahead).saturating_add(2) >= self.counter_max;
+        ends && !is(Fault::CounterOverflows)
     }
 
     pub(crate) fn outstanding_len(&self) -> usize {
@@ -31,16 +48,17 @@ impl Leader {
     ///
     /// # Panics
     /// If its zxid is not the next one: the order would have a hole.
-    pub(crate) fn propose(
-        &mut self,
-        cx: &mut Common,
-        proposal: Proposal,
-        reconfiguration: Option<Arc<EnsembleConfig>>,
-    ) {
-        assert_eq!(Some(proposal.zxid), self.next_zxid(), "a proposal out of order");
+    pub(crate) fn propose(&mut self, cx: &mut Common, proposal: Proposal, change: Option<EnsembleChange>) {
+        let next = match &change {
+            Some(EnsembleChange::Leader(_)) => self.last_zxid(),
+            _ => self.next_zxid(),
+        };
+        assert_eq!(Some(proposal.zxid), next, "a proposal out of order");
         assert_eq!(self.phase, Phase::Active, "a proposal before a quorum has the history");
-        if let Some(new) = &reconfiguration {
-            cx.see(Arc::clone(new));
+        match &change {
+            Some(EnsembleChange::Members(new)) => cx.see(Arc::clone(new)),
+            Some(EnsembleChange::Leader(successor)) => self.handing_over = Some(*successor),
+            None => {}
         }
         let rules = if is(Fault::JointQuorumSkipped) {
             Arc::new(Quorums::new(&cx.committed, None))
@@ -57,7 +75,7 @@ impl Leader {
             }
         }
         self.own_log.push_back((cx.log(proposal.clone()), proposal.zxid));
-        self.outstanding.push_back(Outstanding { proposal, acks: Tracker::new(rules), reconfiguration });
+        self.outstanding.push_back(Outstanding { proposal, acks: Tracker::new(rules), change });
     }
 
     /// A learner acknowledges something.
@@ -103,27 +121,37 @@ impl Leader {
         while self.successor.is_none()
             && let Some(first) = self.outstanding.front()
             && is_agreed(cx, &first.acks)
+            && first.successor().is_none_or(|successor| first.acks.has(successor))
             && let Some(first) = self.outstanding.pop_front()
         {
             self.commit(cx, first);
         }
         self.release_syncs(cx);
-        Ok(())
+        self.leave_when_handed_over(cx)
     }
 
     fn commit(&mut self, cx: &mut Common, agreed: Outstanding) {
-        let Outstanding { proposal, acks, reconfiguration, .. } = agreed;
+        let Outstanding { proposal, acks, change, .. } = agreed;
         let Proposal { zxid, payload } = &proposal;
         self.last_committed = *zxid;
-        let successor = reconfiguration.map(|new| {
-            let successor = self.successor(cx, &new, acks.acked());
-            cx.activate(&new);
-            for out in &mut self.outstanding {
-                out.acks.follow(Arc::clone(&cx.quorums));
+        let successor = match change {
+            Some(EnsembleChange::Members(new)) => {
+                let successor = self.successor(cx, &new, acks.acked());
+                cx.activate(&new);
+                for out in &mut self.outstanding {
+                    out.acks.follow(Arc::clone(&cx.quorums));
+                }
+                self.hand_over(cx, successor, *zxid);
+                Some(successor)
             }
-            self.hand_over(cx, successor, *zxid);
-            successor
-        });
+            Some(EnsembleChange::Leader(successor)) => {
+                self.successor = Some((successor, *zxid, cx.now_ms + cx.limits.tick_ms));
+                // Whoever comes now must not find the leader that is going.
+                cx.out.push_back(Action::Listen(false));
+                None
+            }
+            None => None,
+        };
         for (link, peer) in &self.peers {
             if !matches!(peer.stage, Stage::Synchronizing | Stage::Level | Stage::Active) {
                 continue;

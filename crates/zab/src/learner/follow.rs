@@ -4,7 +4,7 @@ use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{PeerPacket, ServerId, Zxid};
 
 use super::{Learner, Pending, Stage};
-use crate::common::{Action, Common, Leave, PENDING_BYTES_EACH};
+use crate::common::{Action, Common, EnsembleChange, Leave, PENDING_BYTES_EACH};
 use crate::history::follows;
 
 impl Learner {
@@ -30,7 +30,7 @@ impl Learner {
         if self.pending_bytes > cx.limits.pending_bytes {
             return Err(Leave::because("the leader sends more than this server can keep"));
         }
-        if let Some(config) = &pending.config {
+        if let Some(EnsembleChange::Members(config)) = &pending.change {
             cx.see(config.clone());
         }
         if self.stage == Stage::Synchronizing {
@@ -90,10 +90,10 @@ impl Learner {
 
     /// Applies the oldest transaction that is not applied, and puts in force what it changes of the ensemble.
     pub(super) fn apply_first(&mut self, cx: &mut Common, over_snapshot: bool) -> Result<(), Leave> {
-        let Some(Pending { proposal, config, designated }) = self.pending.pop_front() else { return Ok(()) };
+        let Some(Pending { proposal, change, designated }) = self.pending.pop_front() else { return Ok(()) };
         self.pending_bytes -= proposal.payload.len() + PENDING_BYTES_EACH;
         let zxid = proposal.zxid;
-        if let Some(config) = &config
+        if let Some(EnsembleChange::Members(config)) = &change
             && designated.is_some()
         {
             cx.activate(config);
@@ -108,10 +108,18 @@ impl Learner {
         } else {
             cx.apply(proposal);
         }
+        // Only this leader's own word counts: an earlier one's is history.
+        if let Some(EnsembleChange::Leader(successor)) = change
+            && zxid.epoch() == self.epoch
+        {
+            let reason = format!("server {successor} leads after {zxid}, says the leader");
+            let is_settled = self.pending.is_empty();
+            return Err(Leave { reason, handed_over: Some((successor, zxid)), is_settled });
+        }
         let Some(designated) = designated.filter(|_| cx.reconfig) else { return Ok(()) };
         if designated != self.leader || cx.observes() != self.observes {
             let reason = format!("after the reconfiguration {zxid} server {designated} leads");
-            return Err(Leave { reason, handed_over: Some((designated, zxid)) });
+            return Err(Leave { reason, handed_over: Some((designated, zxid)), is_settled: false });
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Zxid};
 
 use super::{Base, Learner, Pending, Stage};
-use crate::common::{Action, Common, Leave};
+use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{Durable, Proposal};
 use crate::history::History;
 
@@ -50,7 +50,7 @@ impl Learner {
         if let Some(link) = self.link {
             cx.out.push_back(Action::Close(link));
         }
-        *self = Learner::new(cx, self.leader);
+        *self = Learner::new(cx, self.leader, false);
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Learner {
         }
         for (place, pending) in self.pending.iter().enumerate() {
             // NEWLEADER may be older than a reconfiguration that was offered behind it, while there was no state yet.
-            if let Some(config) = &pending.config {
+            if let Some(EnsembleChange::Members(config)) = &pending.change {
                 cx.see(Arc::clone(config));
             }
             let ticket = cx.log(pending.proposal.clone());
@@ -196,9 +196,7 @@ impl Learner {
         cx.out.push_back(Action::Serve(self.epoch));
         let Some(Some(config)) = self.new_leader.take() else { return Ok(()) };
         // Java's leaders send the newest configuration that they have seen, agreed or not.
-        let on_its_way = |pending: &Pending| {
-            pending.config.as_ref().is_some_and(|pending| pending.version == config.version)
-        };
+        let on_its_way = |pending: &Pending| matches!(&pending.change, Some(EnsembleChange::Members(new)) if new.version == config.version);
         if self.pending.iter().any(on_its_way) {
             return Ok(());
         }

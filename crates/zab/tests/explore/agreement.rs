@@ -14,7 +14,8 @@ use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 use oxkeeper_zab::history::follows;
 use oxkeeper_zab::{
-    Action, Agreement, Durable, Limits, LinkId, Oracle, Proposal, Quorums, Setup, Ticket, Timing,
+    Action, Agreement, Durable, EnsembleChange, Limits, LinkId, Oracle, Proposal, Quorums, Setup, Ticket,
+    Timing,
 };
 
 use super::search::Model;
@@ -50,6 +51,8 @@ pub(crate) struct Agreements {
     pub(crate) snapshots: bool,
     /// Who votes at the start, and after a reconfiguration that a leader may propose once.
     pub(crate) change: Option<(&'static [usize], &'static [usize])>,
+    /// How often a leader hands over to another server, in step or not.
+    pub(crate) hand_overs: u8,
     /// The first two servers vote, and an oracle lets one of them go on alone; how often it may choose anew. It is one
     /// that knows what it does, and forbids the other one first.
     pub(crate) choices: Option<u8>,
@@ -69,6 +72,7 @@ pub(crate) enum Step {
     /// The oracle lets this server go on alone from now on, and no other one.
     Choose(usize),
     Reconfigure(usize),
+    HandOver(usize, usize),
     Resign(usize),
     Crash(usize),
     Restart(usize),
@@ -82,11 +86,13 @@ struct Left {
     crashes: u8,
     resigns: u8,
     reconfigs: u8,
+    hand_overs: u8,
     choices: u8,
 }
 
 /// A transaction: no two have the same payload.
 type Txn = (Zxid, Bytes);
+type Change<'a> = &'a dyn Fn(Zxid) -> Option<EnsembleChange>;
 
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct World {
@@ -117,6 +123,8 @@ struct Server {
     vote: Option<Notification>,
     /// What is applied now is agreed: false between two roles.
     in_role: bool,
+    /// It may commit and leave in one go, so what it is afterwards does not tell.
+    leads: bool,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -177,7 +185,7 @@ struct Seen {
     /// Every transaction that was offered, and by whom.
     offered: BTreeMap<Zxid, (usize, Bytes)>,
     /// What each reconfiguration changes, by its payload.
-    changes: BTreeMap<Bytes, Arc<EnsembleConfig>>,
+    changes: BTreeMap<Bytes, EnsembleChange>,
 }
 
 fn id(server: usize) -> ServerId {
@@ -235,7 +243,7 @@ impl Agreements {
         one.agreement = Some(agreement);
         one.state = one.disk.txns.clone();
         one.state_zxid = one.disk.last();
-        one.in_role = false;
+        (one.in_role, one.leads) = (false, false);
         self.act(world, server)
     }
 
@@ -301,7 +309,7 @@ impl Agreements {
                 Action::ApplyOverSnapshot(proposal) if proposal.zxid > one.state_zxid => {
                     self.apply(world, server, proposal)?;
                 }
-                Action::Ended => one.in_role = false,
+                Action::Ended { .. } => (one.in_role, one.leads) = (false, false),
                 Action::Looking => {}
                 Action::Lead(epoch) => self.lead(world, server, epoch)?,
                 Action::Serve(epoch) => {
@@ -320,7 +328,7 @@ impl Agreements {
     fn lead(&self, world: &mut World, server: usize, epoch: Epoch) -> Result<(), String> {
         let one = Rc::make_mut(&mut world.servers[server]);
         one.state_zxid = epoch.start();
-        one.in_role = true;
+        (one.in_role, one.leads) = (true, true);
         let state = one.state.clone();
         let seen = Rc::make_mut(&mut world.seen);
         if let Some(other) = seen.led.insert(epoch, server) {
@@ -355,8 +363,7 @@ impl Agreements {
         if !one.in_role {
             return Ok(());
         }
-        let is_leader = one.agreement.as_ref().is_some_and(|one| one.state() == ServerState::Leading);
-        let state = one.state.clone();
+        let (is_leader, state) = (one.leads, one.state.clone());
         // A leader that others have gone on without may learn late that what they have agreed on since is final.
         if is_leader && state.len() > world.seen.agreed.len() {
             Rc::make_mut(&mut world.seen).agreed.push((zxid, payload));
@@ -374,7 +381,7 @@ impl Agreements {
         let Seen { agreed, changes, .. } = &*world.seen;
         let mut rules = vec![self.config_at_start()];
         for (place, (_, payload)) in (1..).zip(agreed) {
-            if let Some(changed) = changes.get(payload) {
+            if let Some(EnsembleChange::Members(changed)) = changes.get(payload) {
                 let before = rules.pop().filter(|_| place == agreed.len());
                 rules = before.into_iter().chain([changed.clone()]).collect();
             } else {
@@ -520,12 +527,11 @@ impl Agreements {
         }
     }
 
-    fn propose(&self, world: &mut World, server: usize, voters: Option<&[usize]>) -> Result<(), String> {
+    /// Has a leader propose something: what comes of its zxid may change the ensemble.
+    fn propose(&self, world: &mut World, server: usize, kind: u8, change: Change<'_>) -> Result<(), String> {
         let one = &world.servers[server];
         let Some(zxid) = one.agreement.as_ref().and_then(Agreement::next_zxid) else { return Ok(()) };
-        let kind = if voters.is_some() { 100 } else { self.txns - world.left.txns };
-        let payload = Bytes::from(vec![kind]);
-        let change = voters.map(|voters| config(voters, zxid));
+        let (payload, change) = (Bytes::from(vec![kind]), change(zxid));
         let seen = Rc::make_mut(&mut world.seen);
         if let Some((other, _)) = seen.offered.insert(zxid, (server, payload.clone())) {
             return Err(format!("I4: {zxid} is offered by {} and {}", id(other), id(server)));
@@ -570,6 +576,7 @@ impl Agreements {
             listens: false,
             vote: None,
             in_role: false,
+            leads: false,
         };
         let links: Vec<LinkId> =
             world.links.iter().filter(|(_, link)| link.ends.contains(&server)).map(|(id, _)| *id).collect();
@@ -635,22 +642,16 @@ impl Model for Agreements {
                 listens: false,
                 vote: None,
                 in_role: false,
+                leads: false,
             })
         });
-        let Agreements { leads, follows, txns, crashes, resigns, .. } = *self;
+        let Agreements { leads, follows, txns, crashes, resigns, hand_overs, .. } = *self;
+        let (reconfigs, choices) = (self.change.is_some().into(), self.choices.unwrap_or(0));
         let mut world = World {
             servers: servers.collect(),
             links: BTreeMap::new(),
             next_link: 0,
-            left: Left {
-                leads,
-                follows,
-                txns,
-                crashes,
-                resigns,
-                reconfigs: self.change.is_some().into(),
-                choices: self.choices.unwrap_or(0),
-            },
+            left: Left { leads, follows, txns, crashes, resigns, reconfigs, hand_overs, choices },
             chosen: None,
             seen: Rc::default(),
         };
@@ -697,6 +698,10 @@ impl Model for Agreements {
             if world.left.reconfigs > 0 && can_propose {
                 steps.push(Step::Reconfigure(server));
             }
+            if world.left.hand_overs > 0 && can_propose {
+                let others = up.clone().filter(|other| *other != server);
+                steps.extend(others.map(|other| Step::HandOver(server, other)));
+            }
             // A dial that can come to nothing any more ends by itself.
             let is_in_vain = one.dial.is_some_and(|(leader, _)| !world.servers[leader].listens);
             if state != ServerState::Looking && (world.left.resigns > 0 || is_in_vain) {
@@ -733,9 +738,8 @@ impl Model for Agreements {
             Step::Deliver(link, to_leader) => self.deliver(world, link, to_leader),
             Step::Persist(server) => self.persist(world, server),
             Step::Propose(server) => {
-                let result = self.propose(world, server, None);
                 world.left.txns -= 1;
-                result
+                self.propose(world, server, self.txns - world.left.txns, &|_| None)
             }
             Step::Choose(server) => {
                 world.left.choices -= 1;
@@ -743,7 +747,13 @@ impl Model for Agreements {
             }
             Step::Reconfigure(server) => {
                 world.left.reconfigs -= 1;
-                self.propose(world, server, self.change.map(|(_, after)| after))
+                let change = |zxid| Some(EnsembleChange::Members(config(self.change?.1, zxid)));
+                self.propose(world, server, 100, &change)
+            }
+            Step::HandOver(server, to) => {
+                world.left.hand_overs -= 1;
+                let kind = 101 + world.left.hand_overs;
+                self.propose(world, server, kind, &|_| Some(EnsembleChange::Leader(id(to))))
             }
             Step::Resign(server) => {
                 let one = Rc::make_mut(&mut world.servers[server]);
