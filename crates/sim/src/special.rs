@@ -119,7 +119,9 @@ impl Swarm {
             dies: 0,
             reads_only: false,
         };
-        let kinds = [Kind::Sync, Kind::Register];
-        self.clients = (0..8).map(|client| (kinds[client % 2], habits.clone())).collect();
+        // A write that the old leader cannot end holds up the syncs behind it, so there are few who write.
+        let writers = 1 + chance.index(3);
+        let kind = |client| if client < writers { Kind::Register } else { Kind::Fresh };
+        self.clients = (0..8).map(|client| (kind(client), habits.clone())).collect();
     }
 }
