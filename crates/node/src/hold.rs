@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{OpCode, Put, Reader, RequestHeader, SessionId};
 use tracing::{info, warn};
 
@@ -58,7 +59,7 @@ impl Node {
     pub(crate) fn begin_hold(&mut self, fx: &mut Effects) {
         let now_ms = millis(self.now.mono);
         let Some(hold_ms) = self.as_member().map(|member| member.settings.hold_ms_max) else { return };
-        if hold_ms <= 0 || self.duty() == Duty::Holds {
+        if hold_ms <= 0 || is(Fault::HandOverLetsGo) || self.duty() == Duty::Holds {
             return;
         }
         let mut held =

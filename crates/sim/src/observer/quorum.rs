@@ -204,7 +204,9 @@ impl Observer {
         let is_level = |other: &&usize| {
             epoch(other) >= epoch(&server) && self.logs.get(**other).is_some_and(|log| log.holds(last))
         };
-        others.iter().filter(is_level).count() * 2 > self.voters.len()
+        let level: Vec<usize> = others.iter().filter(is_level).copied().collect();
+        let level = self.numbers(|server| level.contains(&server));
+        self.config().is_some_and(|config| config.is_quorum(&level))
     }
 
     /// Epochs on a disk never go back.
