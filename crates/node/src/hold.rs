@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{Epoch, OpCode, Put, Reader, RequestHeader, SessionId};
 use tracing::{info, warn};
 
@@ -62,7 +63,7 @@ impl Node {
         let now_ms = millis(self.now.mono);
         let of = |member: &mut Member| (member.settings.hold_ms_max, member.agreement.epochs().1);
         let Some((hold_ms, left)) = self.as_member().map(of) else { return };
-        if hold_ms <= 0 || self.duty() == Duty::Holds {
+        if hold_ms <= 0 || is(Fault::HandOverLetsGo) || self.duty() == Duty::Holds {
             return;
         }
         let until_ms = now_ms.saturating_add(hold_ms);
