@@ -297,9 +297,12 @@ impl Node {
     }
 
     /// The role is over: what was on its way has no one to answer, and clients are let go. But if nothing that they have
-    /// asked is in doubt, they are held for the next leader, and whoever is held already stays.
+    /// asked is in doubt, they are held for the next leader. Whoever was held already is let go: what is in the log and not
+    /// agreed becomes the state now, and their watches would show it.
     fn role_ended(&mut self, is_settled: bool, fx: &mut Effects) {
-        if is_settled {
+        if self.duty() == Duty::Holds {
+            self.let_go(fx);
+        } else if is_settled {
             self.begin_hold(fx);
         }
         if self.duty() != Duty::Holds {

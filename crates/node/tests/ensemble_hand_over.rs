@@ -328,6 +328,27 @@ fn clients_are_let_go_if_the_next_epoch_was_missed() {
     assert!(e.is_closed(old));
 }
 
+/// A server that was about to join the next leader takes what is in its log for its state when that is lost, agreed or
+/// not. Watches must not tell of it.
+#[test]
+fn clients_are_let_go_before_a_state_that_is_not_agreed() {
+    let mut e = Ensemble::new(3, 14);
+    acquainted(&mut e);
+    let leader = e.leader().unwrap();
+    let (successor, joins) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (held, _) = e.client(joins, 4000);
+    e.run(300);
+    e.hand_over(leader, Some(successor)).unwrap();
+    while e.status(joins).unwrap().serving {
+        assert!(e.deliver(), "it hears of it");
+    }
+    assert!(!e.is_closed(held));
+    e.crash(successor);
+    e.until("it gives the successor up", |e| e.status(joins).unwrap().role == Role::Looking);
+    assert!(e.is_closed(held));
+    assert_eq!(e.seen(held), []);
+}
+
 /// What was offered before the successor was lost is in doubt, so clients are let go as ever.
 #[test]
 fn a_successor_that_is_lost_costs_the_connections_and_nothing_else() {
