@@ -146,10 +146,13 @@ impl Node {
             return self.session_moved(session, valid, fx);
         };
         asked.answers -= 1;
-        let waits = asked.conn.take();
-        if asked.answers == 0 {
-            member.revalidating.remove(&session);
+        // Answers come in the order of the questions. An older one says nothing of where the session is by now: its client
+        // may have been at another server between the two.
+        if asked.answers > 0 {
+            return;
         }
+        let waits = asked.conn;
+        member.revalidating.remove(&session);
         let Some(id) = waits else { return };
         if !self.is_opening(id) {
             return;
