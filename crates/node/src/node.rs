@@ -238,6 +238,7 @@ impl Node {
         {
             tracked.conn = None;
         }
+        self.forget_ended_local(gone.session, conn);
         self.resume_paused(fx);
     }
 
@@ -247,7 +248,9 @@ impl Node {
             && conn.phase != Phase::Closing
         {
             conn.phase = Phase::Closing;
+            let session = conn.session;
             self.watches.drop_watcher(id.index);
+            self.forget_ended_local(session, id);
             fx.closes.push(id);
         }
     }

@@ -295,6 +295,39 @@ fn what_is_held_has_a_bound() {
     assert_eq!(e.ask(at, 2, &exists("/few")), OK);
 }
 
+/// Where a session is, only the leader of the next epoch learns. If this server missed that one, a client may have been
+/// elsewhere meanwhile, and what it had asked here before must not be done now.
+#[test]
+fn clients_are_let_go_if_the_next_epoch_was_missed() {
+    let mut e = Ensemble::new(3, 13);
+    acquainted(&mut e);
+    let leader = e.leader().unwrap();
+    let (successor, missing) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (old, session) = e.client(missing, 4000);
+    e.run(300);
+    e.hand_over(leader, Some(successor)).unwrap();
+    while e.status(missing).unwrap().serving {
+        assert!(e.deliver(), "it hears of it");
+    }
+    e.cut_off(missing);
+    e.send(old, 1, &create("/late", 0));
+    e.until("the successor leads", |e| e.leader() == Some(successor));
+    // The client has gone, and is told by another server that nothing has happened.
+    let (new, taken) = e.reattach(leader, session, 4000);
+    assert!(taken);
+    assert_eq!(e.ask(new, 2, &sync()), OK);
+    assert_eq!(e.ask(new, 3, &exists("/late")), ErrorCode::NONODE);
+    e.crash(successor);
+    e.heal();
+    e.until("the others go on", |e| e.leader().is_some_and(|now| e.status(now).unwrap().epoch.0 > 2));
+    e.start(successor);
+    e.settle();
+    let (at, _) = e.client(leader, 4000);
+    assert_eq!(e.ask(at, 1, &sync()), OK);
+    assert_eq!(e.ask(at, 2, &exists("/late")), ErrorCode::NONODE);
+    assert!(e.is_closed(old));
+}
+
 /// What was offered before the successor was lost is in doubt, so clients are let go as ever.
 #[test]
 fn a_successor_that_is_lost_costs_the_connections_and_nothing_else() {

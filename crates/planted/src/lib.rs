@@ -97,6 +97,8 @@ pub enum Fault {
     CallLostOnReconnect = 42,
     /// A server that only lets read does not say so.
     ReadOnlyUnsaid = 43,
+    /// Clients are let go when leadership is handed over.
+    HandOverLetsGo = 44,
 }
 
 #[cfg(feature = "planted")]

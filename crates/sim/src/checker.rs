@@ -63,6 +63,8 @@ pub struct Rules {
     pub begun_with: BTreeMap<Zxid, Roster>,
     /// Whether sessions may be known to one server only, and become all servers' with their first ephemeral.
     pub local_sessions: Option<bool>,
+    /// Whether a leader may have refused what grows, because it was short of disk space.
+    pub short_of_disk: bool,
     /// Whether znodes may have a time to live.
     pub extended_types: bool,
     /// Whether a read must show every write that was answered before it was asked: so it is with one server.

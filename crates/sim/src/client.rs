@@ -258,7 +258,15 @@ impl Client {
                 self.read.extend_from_slice(&bytes);
                 self.read_frames(stage);
             }
-            Arrival::Closed | Arrival::Refused => self.lost(stage),
+            Arrival::Closed | Arrival::Refused => {
+                let is_closed = matches!(self.phase, Phase::Open(_)) && !self.closing;
+                if is_closed && stage.must_stay {
+                    let what =
+                        format!("client {} is let go by server {}, which runs on", self.index, self.server);
+                    return stage.violate(23, what);
+                }
+                self.lost(stage);
+            }
             Arrival::Accepted { .. } | Arrival::Room => {}
         }
     }
@@ -395,6 +403,9 @@ impl Client {
             let (now, old) = (stage.queue.now(), self.session);
             stage.trace.note(now, || format!("client {}: session {old} is over", self.index));
             stage.session_refused(self.index, old);
+            if stage.must_stay {
+                return stage.violate(23, format!("{old} ends with nothing wrong"));
+            }
             self.forget_session();
             return self.lost(stage);
         }
@@ -504,7 +515,8 @@ impl Client {
         self.pings -= usize::from(call.op == OpCode::Ping);
         let is_closed = call.op == OpCode::CloseSession && header.err.is_ok();
         let is_refused = header.err == ErrorCode::NOTREADONLY;
-        if is_refused != (self.read_only && changes_or_syncs(call.op)) {
+        let is_short = stage.short_of_disk && is_write(call.op);
+        if is_refused != (self.read_only && changes_or_syncs(call.op)) && !(is_refused && is_short) {
             let what = format!(
                 "client {} asks {:?} of a server that is read-only: {}, and is told {:?}",
                 self.index, call.op, self.read_only, header.err

@@ -24,6 +24,7 @@ pub mod manners;
 pub mod model;
 pub mod network;
 pub mod observer;
+pub mod operator;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod process;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxkeeper_node::{
-    ConnId, DigestAlgorithm, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap,
+    Answer, ConnId, DigestAlgorithm, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap,
     Recovered, Role, Rules, Settings, SnapshotStep, digest_id,
 };
 use oxkeeper_proto::peer::notification::Notification;
@@ -258,6 +258,18 @@ impl Server {
     #[must_use]
     pub fn role(&self) -> Option<(Role, bool, Epoch)> {
         self.process.as_ref().map(|process| process.role)
+    }
+
+    /// Which of the servers it is.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What the node has answered an operator.
+    pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
+        let Some(process) = &mut self.process else { return Vec::new() };
+        process.fx.answers.drain(..).map(|(_, answer)| answer).collect()
     }
 
     /// Whether it runs.
@@ -592,7 +604,7 @@ impl Server {
         self.carry_out(stage);
     }
 
-    fn step(&mut self, stage: &mut Stage, input: Input<'_>) {
+    pub(crate) fn step(&mut self, stage: &mut Stage, input: Input<'_>) {
         let now = self.now(stage.queue.now());
         let Some(process) = &mut self.process else { return };
         process.node.step(now, input, &mut process.fx);
@@ -623,7 +635,7 @@ impl Server {
     }
 
     /// Does what the node wants done.
-    fn carry_out(&mut self, stage: &mut Stage) {
+    pub(crate) fn carry_out(&mut self, stage: &mut Stage) {
         let Some(process) = &mut self.process else { return };
         for (ticket, work) in process.fx.durable.drain(..) {
             if let Durable::Append(proposal) = &work {

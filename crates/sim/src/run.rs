@@ -15,6 +15,7 @@ use crate::convergence;
 use crate::faults::FaultKind;
 use crate::history::History;
 use crate::observer::{Checked, Violation};
+use crate::operator;
 use crate::queue::Nanos;
 use crate::search;
 use crate::swarm::{Profile, Swarm};
@@ -75,6 +76,7 @@ fn panicked(seed: u64, payload: &(dyn Any + Send), trace: &Trace) -> Report {
 fn run_swarm(seed: u64, swarm: &Swarm, chance: &mut Chance, trace: Trace) -> Report {
     let mut world = play(swarm, chance, trace);
     check_waiting(&mut world);
+    check_gap(&mut world);
     check_members(&mut world);
     check_files(&mut world);
     check(&mut world, swarm);
@@ -128,6 +130,7 @@ fn rules(swarm: &Swarm, world: &World) -> checker::Rules {
         config: swarm.ensemble().map(|config| config.to_string()).unwrap_or_default(),
         reconfig: swarm.server.reconfig,
         begun_with: world.stage.observer.begun_with(),
+        short_of_disk: world.stage.short_of_disk,
         local_sessions: swarm.server.local_sessions.then_some(swarm.server.local_upgrade),
         extended_types: swarm.server.extended_types,
         reads_are_fresh: swarm.voters == 0,
@@ -155,6 +158,18 @@ fn check_files(world: &mut World) {
                 Err(error) => Err(format!("server {index} cannot begin from {name}: {error}")),
             };
             stage.observer.check_files(holds);
+        }
+    }
+}
+
+/// Where leaders that hand over are all that happens, no write takes long.
+fn check_gap(world: &mut World) {
+    let World { stage, operator, .. } = world;
+    stage.counts.hand_overs = operator.begun;
+    if operator.must_not_be_noticed() && !stage.has_failed() {
+        match operator::check_gap(&stage.history) {
+            Ok(longest) => stage.counts.longest_write = longest,
+            Err(what) => stage.violate(23, what),
         }
     }
 }
@@ -256,6 +271,7 @@ fn heal(world: &mut World) {
     let now = world.stage.queue.now();
     world.stage.trace.note(now, || "everything is healed".to_owned());
     world.planner.heal(&mut world.stage, &mut world.servers);
+    world.operator.stop(&mut world.stage, &mut world.servers);
     for client in &mut world.clients {
         client.fall_quiet();
     }

@@ -11,6 +11,7 @@ use crate::chance::Chance;
 use crate::client::{Habits, SUPER};
 use crate::faults::FaultKind;
 use crate::network::Weather;
+use crate::operator::Duties;
 use crate::process::{Server, ServerHabits};
 use crate::queue::{MS, Nanos, SECOND};
 use crate::special::{self, Special};
@@ -51,8 +52,12 @@ pub enum Profile {
     Damage,
     /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
     CutOff,
+    /// An ensemble whose leaders are asked to hand over.
+    HandOver,
     /// An ensemble without faults.
     CalmEnsemble,
+    /// An ensemble without faults whose leaders are asked to hand over.
+    CalmHandOver,
     /// An ensemble without faults whose members change.
     CalmReconfig,
     /// One of the others, by the seed.
@@ -61,7 +66,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 19] = [
+    pub const ALL: [(&'static str, Profile); 21] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -78,7 +83,9 @@ impl Profile {
         ("mixed-version", Profile::MixedVersion),
         ("damage", Profile::Damage),
         ("cut-off", Profile::CutOff),
+        ("hand-over", Profile::HandOver),
         ("calm-ensemble", Profile::CalmEnsemble),
+        ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
         ("mixed", Profile::Mixed),
     ];
@@ -109,8 +116,8 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
+            || matches!(self, Profile::CutOff | Profile::HandOver | Profile::CalmHandOver)
             || self.is_special()
-            || self == Profile::CutOff
     }
 
     /// Whether runs of this kind make faults of that kind.
@@ -121,7 +128,7 @@ impl Profile {
     }
 
     fn is_calm(self) -> bool {
-        matches!(self, Profile::Calm | Profile::CalmEnsemble | Profile::CalmReconfig)
+        matches!(self, Profile::Calm | Profile::CalmEnsemble | Profile::CalmReconfig | Profile::CalmHandOver)
     }
 
     /// Whether servers come and go.
@@ -153,6 +160,8 @@ pub struct Swarm {
     pub faults: Vec<(FaultKind, Nanos)>,
     /// How long there are faults.
     pub chaos: Nanos,
+    /// What an operator does.
+    pub operator: Option<Duties>,
     /// What only special kinds of run have.
     pub special: Special,
 }
@@ -228,6 +237,7 @@ impl Swarm {
         let chaos = match profile {
             Profile::Light => chance.within(120..600) * SECOND,
             Profile::Calm | Profile::CalmEnsemble => 20 * SECOND,
+            Profile::CalmHandOver => 60 * SECOND,
             _ => chance.within(40..160) * SECOND,
         };
         let (voters, observers) = if profile.is_of_many() {
@@ -248,6 +258,7 @@ impl Swarm {
             weather,
             faults: Vec::new(),
             chaos,
+            operator: None,
             special: Special::NONE,
         };
         swarm.draw_clients(profile, chance);
@@ -262,6 +273,7 @@ impl Swarm {
         {
             swarm.server.keep = 1;
         }
+        swarm.draw_operator(profile, &mut extra);
         swarm.draw_special(profile, special);
         swarm
     }
@@ -284,6 +296,31 @@ impl Swarm {
             // Servers that have no quorum for longer than it takes to serve readers.
             self.faults.retain(|(kind, _)| *kind != FaultKind::Partition);
             self.faults.push((FaultKind::Partition, chance.log_uniform(4, 12) * SECOND));
+        }
+    }
+
+    /// An operator, for some.
+    fn draw_operator(&mut self, profile: Profile, chance: &mut Chance) {
+        let often = match profile {
+            Profile::HandOver | Profile::CalmHandOver => 1.0,
+            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => 0.2,
+            _ => return,
+        };
+        if !chance.happens(often) {
+            return;
+        }
+        let is_calm = profile == Profile::CalmHandOver;
+        let mean = chance.log_uniform(2, if often < 1.0 { 60 } else { 10 }) * SECOND;
+        let shortages = chance.one_of([0, 10, 40]);
+        self.operator = Some(Duties { mean, seed: chance.bits(), shortages, is_calm });
+        if is_calm {
+            // Who gets a whole state lets its clients go: what they watch may have changed in between.
+            self.server.force_snapshot = false;
+            for (_, habits) in &mut self.clients {
+                // They come, stay where they are, and are more patient than a hand-over takes.
+                (habits.restless, habits.moves) = (0, 0);
+                habits.timeout_ms = i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::history::{History, Seen};
 use crate::manners::Manners;
 use crate::network::{Host, NetEvent, Network};
 use crate::observer::Observer;
+use crate::operator::{Operation, Operator};
 use crate::process::{Clock, Server, ServerEvent};
 use crate::queue::{MS, Nanos, Queue, SECOND};
 use crate::swarm::Swarm;
@@ -33,6 +34,8 @@ pub enum Event {
     Fault(FaultKind),
     /// The end of a fault that lasts.
     Mend(Mend),
+    /// An operator does something.
+    Operation(Operation),
 }
 
 /// What ends when a fault ends.
@@ -69,6 +72,10 @@ pub struct Counts {
     pub sessions_lost: u64,
     /// Registers for whose operations an order was found without zxids.
     pub registers: u64,
+    /// Hand-overs that leaders have begun.
+    pub hand_overs: u64,
+    /// What the longest write took, where leaders that hand over are all that happens.
+    pub longest_write: Nanos,
 }
 
 /// Everything but the hosts themselves: what they act through.
@@ -86,6 +93,10 @@ pub struct Stage {
     pub trace: Trace,
     /// What was counted.
     pub counts: Counts,
+    /// Whether any leader was ever short of disk space.
+    pub short_of_disk: bool,
+    /// Whether a client must never see its server go.
+    pub must_stay: bool,
 }
 
 impl Stage {
@@ -126,6 +137,8 @@ pub struct World {
     pub clients: Vec<Client>,
     /// Who makes faults.
     pub planner: Planner,
+    /// Who asks leaders to hand over.
+    pub operator: Operator,
     /// How long things may take once nothing is wrong.
     pub patience: Patience,
 }
@@ -142,10 +155,15 @@ impl World {
             observer: Observer::new(swarm.servers, ensemble.as_deref(), swarm.server.reconfig),
             trace,
             counts: Counts::default(),
+            short_of_disk: false,
+            must_stay: swarm.operator.is_some_and(|duties| duties.is_calm),
         };
         stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
         stage.observer.counter_max = swarm.special.counter_max;
-        let is_still = swarm.faults.is_empty() && swarm.special.is_none() && !swarm.server.reconfig;
+        let is_still = swarm.faults.is_empty()
+            && swarm.special.is_none()
+            && !swarm.server.reconfig
+            && swarm.operator.is_none();
         stage.observer.is_calm = is_still;
         let servers = (0..swarm.servers).map(|index| {
             let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
@@ -174,6 +192,7 @@ impl World {
             servers,
             clients,
             planner: Planner::new(swarm, chance.fork()),
+            operator: Operator::new(swarm.operator),
             patience: Patience::of(swarm),
         }
     }
@@ -187,6 +206,7 @@ impl World {
             client.wake(&mut self.stage, ClientEvent::Dial);
         }
         self.planner.start(&mut self.stage);
+        self.operator.plan(&mut self.stage);
     }
 
     /// Lets time pass, to an end or to the first invariant that does not hold.
@@ -231,7 +251,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        let World { stage, servers, clients, planner, .. } = self;
+        let World { stage, servers, clients, planner, operator, .. } = self;
         match event {
             Event::Net(event) => stage.net.handle(&mut stage.queue, event),
             Event::Server(index, life, event) => {
@@ -254,6 +274,7 @@ impl World {
             }
             Event::Fault(kind) => planner.strike(stage, servers, kind),
             Event::Mend(mend) => planner.mend(stage, servers, &mend),
+            Event::Operation(operation) => operator.act(stage, servers, operation),
         }
     }
 

@@ -14,7 +14,7 @@ impl Replay<'_> {
         match told.err {
             // It makes no sense, or the epoch of its leader holds no more.
             ErrorCode::MARSHALLINGERROR | ErrorCode::UNIMPLEMENTED | ErrorCode::CONNECTIONLOSS => true,
-            ErrorCode::NOTREADONLY => call.read_only,
+            ErrorCode::NOTREADONLY => call.read_only || self.rules.short_of_disk,
             ErrorCode::OK => call.op == OpCode::CloseSession && is_local,
             ErrorCode::EPHEMERALONLOCALSESSION => {
                 self.rules.local_sessions == Some(false)

@@ -103,6 +103,8 @@ impl Puppets {
             observer: Observer::new(VOTERS, Some(&text), false),
             trace: Trace::of(400),
             counts: Counts::default(),
+            short_of_disk: false,
+            must_stay: false,
         };
         // The explored world judges that.
         stage.observer.oracle = world.choices.is_some();
