@@ -132,7 +132,7 @@ impl Profile {
     }
 
     /// Whether servers come and go.
-    fn is_of_change(self) -> bool {
+    pub(crate) fn is_of_change(self) -> bool {
         matches!(self, Profile::Reconfig | Profile::CalmReconfig)
     }
 }
