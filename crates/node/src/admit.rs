@@ -11,7 +11,7 @@ use crate::conn::{Call, Conn, Notice, Phase, Waiting};
 use crate::effects::{ConnId, Effects};
 use crate::expiry::Owner;
 use crate::member::{Duty, Order};
-use crate::node::{Node, is_write, millis};
+use crate::node::{Node, is_write};
 use crate::propose::Asked;
 use crate::reply;
 
@@ -34,7 +34,8 @@ impl Node {
 
     /// Looks at a request of a connection with a session.
     pub(crate) fn admit(&mut self, id: ConnId, bytes: &[u8], received_ms: u64, fx: &mut Effects) {
-        let now_ms = millis(self.now.mono);
+        // A frame that has waited tells of its client at the time at which it came.
+        let heard_ms = i64::try_from(received_ms).unwrap_or(i64::MAX);
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Phase::Open(key) = conn.phase else { return };
         if self.duty() == Duty::Holds {
@@ -51,7 +52,7 @@ impl Node {
         if matches!(op, Some(OpCode::Auth | OpCode::Sasl)) {
             return self.authenticate(id, header.xid, op, &mut reader, fx);
         }
-        if !self.expiry.touch(key, conn.session, now_ms) {
+        if !self.expiry.touch(key, conn.session, heard_ms) {
             debug!("Dropping a request of session {}, which is closing", conn.session);
             return;
         }
@@ -87,7 +88,9 @@ impl Node {
                 match self.duty() {
                     Duty::Decides => self.admit_write(id, call, &mut reader, fx),
                     Duty::Forwards => self.forward_write(id, call, &mut reader, fx),
-                    Duty::ReadsOnly | Duty::Idle | Duty::HandsOver | Duty::Holds => {
+                    // Its session had to become a global one first, and took the epoch's last number.
+                    Duty::HandsOver | Duty::Holds => self.keep(id, bytes, received_ms, fx),
+                    Duty::ReadsOnly | Duty::Idle => {
                         self.reply_in_turn(id, Notice::refusal(header.xid, ErrorCode::NOTREADONLY), fx);
                     }
                 }

@@ -107,12 +107,12 @@ impl Expiry {
         self.sessions.get_mut(key.0)
     }
 
-    /// Hears of a session; false if it is unknown, another, or closing.
+    /// Notes that a session was heard of then; false if it is unknown, another, or closing.
     #[inline]
-    pub(crate) fn touch(&mut self, key: Key, session: SessionId, now_ms: i64) -> bool {
+    pub(crate) fn touch(&mut self, key: Key, session: SessionId, heard_ms: i64) -> bool {
         match self.sessions.get_mut(key.0) {
             Some(tracked) if tracked.session == session && !tracked.closing => {
-                tracked.heard_ms = now_ms;
+                tracked.heard_ms = tracked.heard_ms.max(heard_ms);
                 true
             }
             _ => false,
@@ -234,6 +234,16 @@ mod tests {
                 assert!((1..=10).contains(&late), "start {start} timeout {timeout} late {late}");
             }
         }
+    }
+
+    #[test]
+    fn what_has_waited_counts_from_when_it_came() {
+        let mut expiry = Expiry::new(10, 1);
+        let key = expiry.track(SessionId(1), 20, 0);
+        assert!(expiry.touch(key, SessionId(1), 15));
+        assert!(expiry.touch(key, SessionId(1), 8), "looked at later");
+        assert!(due(&mut expiry, 39).is_empty());
+        assert_eq!(due(&mut expiry, 40), [1]);
     }
 
     #[test]

@@ -27,10 +27,38 @@ impl Node {
         to: Option<ServerId>,
         fx: &mut Effects,
     ) -> Result<ServerId, HandOverRefused> {
-        let Order::Ensemble(member) = &mut self.order else { return Err(HandOverRefused::NotLeading) };
+        let Order::Ensemble(member) = &self.order else { return Err(HandOverRefused::NotLeading) };
         let successor = member.agreement.successor(to)?;
+        self.name_successor(successor, fx)
+    }
+
+    /// Hands over to itself if the counter of its epoch will soon be used up. If that may not be now, it will be tried again;
+    /// and once there is but one number left, everything else waits for that.
+    pub(crate) fn roll_over_if_due(&mut self, fx: &mut Effects) {
+        let Order::Ensemble(member) = &mut self.order else { return };
+        let can_name = match member.duty {
+            Duty::Decides => true,
+            Duty::HandsOver => member.agreement.last_zxid().is_some(),
+            _ => false,
+        };
+        if can_name && member.agreement.rolls_over() {
+            let me = member.settings.me;
+            info!("The zxids of this epoch will soon be used up: the next one begins");
+            let _ = self.name_successor(me, fx);
+        } else if member.duty == Duty::Decides
+            && member.agreement.next_zxid().is_none()
+            && member.agreement.last_zxid().is_some()
+        {
+            member.duty = Duty::HandsOver;
+            self.reaping = None;
+        }
+    }
+
+    /// Proposes the last transaction.
+    fn name_successor(&mut self, successor: ServerId, fx: &mut Effects) -> Result<ServerId, HandOverRefused> {
+        let Order::Ensemble(member) = &mut self.order else { return Err(HandOverRefused::NotLeading) };
         let number = i32::try_from(successor.0).map_err(|_| HandOverRefused::NotAVoter(successor))?;
-        let zxid = member.agreement.next_zxid().ok_or(HandOverRefused::NotLeading)?;
+        let zxid = member.agreement.last_zxid().ok_or(HandOverRefused::NotLeading)?;
         member.duty = Duty::HandsOver;
         info!("Handing leadership over to server {successor}");
         let asked = Asked {

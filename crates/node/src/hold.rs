@@ -4,7 +4,8 @@
 //! That is possible because nothing is in doubt. What this server had passed on and has not seen by the time at which it
 //! applies the transaction that hands over was not offered, and never will be; so it is put on its way again. Sessions
 //! whose client has turned up at another server were told of by the old leader before that ([`Node::session_moved`]), so no
-//! connection is left that its client has given up for another one. Watches are true as long as this server's state only
+//! connection is left that its client has given up for another one; and the next epoch's leader hears of every later move.
+//! Watches are true as long as this server's state only
 //! grows: when it must go back, or take another one, clients are let go.
 //!
 //! [`Node::session_moved`]: crate::Node
@@ -12,14 +13,14 @@
 use std::collections::BTreeSet;
 
 use oxkeeper_planted::{Fault, is};
-use oxkeeper_proto::{OpCode, Put, Reader, RequestHeader, SessionId};
+use oxkeeper_proto::{Epoch, OpCode, Put, Reader, RequestHeader, SessionId};
 use tracing::{info, warn};
 
 use crate::admit::is_read;
 use crate::conn::{Conn, Phase, Waiting};
 use crate::effects::{ConnId, Effects};
 use crate::expiry::Owner;
-use crate::member::Duty;
+use crate::member::{Duty, Member};
 use crate::node::{Node, is_write, millis};
 
 /// What a server keeps while there is no leader.
@@ -27,6 +28,8 @@ use crate::node::{Node, is_write, millis};
 pub(crate) struct Held {
     /// When clients are let go.
     pub(crate) until_ms: i64,
+    /// The epoch that was left. Where a session is, only the leader of the next one learns from the beginning.
+    left: Epoch,
     /// Sessions that only this server knows.
     locals: BTreeSet<SessionId>,
     /// What waits, in requests and bytes.
@@ -58,12 +61,13 @@ impl Node {
     /// Holds everybody who has a session, and lets go of the others: they have nothing to lose.
     pub(crate) fn begin_hold(&mut self, fx: &mut Effects) {
         let now_ms = millis(self.now.mono);
-        let Some(hold_ms) = self.as_member().map(|member| member.settings.hold_ms_max) else { return };
+        let of = |member: &mut Member| (member.settings.hold_ms_max, member.agreement.epochs().1);
+        let Some((hold_ms, left)) = self.as_member().map(of) else { return };
         if hold_ms <= 0 || is(Fault::HandOverLetsGo) || self.duty() == Duty::Holds {
             return;
         }
-        let mut held =
-            Held { until_ms: now_ms.saturating_add(hold_ms), locals: BTreeSet::new(), requests: 0, bytes: 0 };
+        let until_ms = now_ms.saturating_add(hold_ms);
+        let mut held = Held { until_ms, left, locals: BTreeSet::new(), requests: 0, bytes: 0 };
         let ids: Vec<ConnId> = self.conns.iter().map(|conn| conn.id).collect();
         for id in ids {
             let Some(conn) = self.conns.get_mut(id) else { continue };
@@ -107,9 +111,7 @@ impl Node {
 
     /// Lets everybody go if the next leader is not there in time.
     pub(crate) fn end_hold(&mut self, now_ms: i64, fx: &mut Effects) {
-        let is_over = |member: &mut crate::member::Member| {
-            member.held.as_ref().is_some_and(|held| now_ms >= held.until_ms)
-        };
+        let is_over = |member: &mut Member| member.held.as_ref().is_some_and(|held| now_ms >= held.until_ms);
         if self.as_member().is_some_and(is_over) {
             warn!("The next leader is not there in time");
             self.let_go(fx);
@@ -118,23 +120,32 @@ impl Node {
 
     /// Lets go of everybody who is held.
     pub(crate) fn let_go(&mut self, fx: &mut Effects) {
-        if self.duty() != Duty::Holds {
-            return;
+        if self.duty() == Duty::Holds {
+            self.close_all(fx);
+            if let Some(member) = self.as_member() {
+                member.duty = Duty::Idle;
+                member.held = None;
+            }
         }
+    }
+
+    fn close_all(&mut self, fx: &mut Effects) {
         let ids: Vec<ConnId> = self.conns.iter().map(|conn| conn.id).collect();
         for id in ids {
             self.close(id, fx);
         }
-        if let Some(member) = self.as_member() {
-            member.duty = Duty::Idle;
-            member.held = None;
-        }
     }
 
-    /// There is a leader: everybody who is held goes on. Their sessions are this server's until they turn up elsewhere.
+    /// There is a leader: everybody who is held goes on. Their sessions are this server's until they turn up elsewhere. But if
+    /// an epoch was missed in which they may have been elsewhere already, they are let go.
     pub(crate) fn resume_held(&mut self, fx: &mut Effects) {
         let now_ms = millis(self.now.mono);
-        let Some(held) = self.as_member().and_then(|member| member.held.take()) else { return };
+        let taken = |member: &mut Member| member.held.take().map(|held| (held, member.agreement.epochs().1));
+        let Some((held, epoch)) = self.as_member().and_then(taken) else { return };
+        if epoch.0 != held.left.0 + 1 {
+            info!("Epoch {} was missed: letting clients go", held.left.0 + 1);
+            return self.close_all(fx);
+        }
         let is_open = |conn: &&Conn| matches!(conn.phase, Phase::Open(_));
         let ids: Vec<ConnId> = self.conns.iter().filter(is_open).map(|conn| conn.id).collect();
         for id in ids.iter().copied() {

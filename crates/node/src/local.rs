@@ -38,7 +38,10 @@ impl Node {
             return true;
         }
         if call.op == OpCode::CloseSession {
-            self.expiry.remove(session);
+            // What it has asked before finds its connection by the session, which therefore stays until its turn.
+            if let Some(tracked) = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key)) {
+                tracked.closing = true;
+            }
             let notice = Notice { xid: call.xid, zxid: None, code: ErrorCode::OK, close: true };
             self.reply_in_turn(id, notice, fx);
             return false;
@@ -69,6 +72,15 @@ impl Node {
         let asked = Asked { origin: None, session, xid: Xid(0), identities: &[], standing: Ok(()) };
         // Opening a session cannot be refused by the tree.
         let _ = self.propose(&asked, &Request::CreateSession { timeout_ms }, fx);
+    }
+
+    /// Forgets a local session that has ended, with its connection.
+    pub(crate) fn forget_ended_local(&mut self, session: SessionId, gone: ConnId) {
+        let tracked = self.expiry.key(session).and_then(|key| self.expiry.get(key));
+        let is_its_own = |conn: Option<ConnId>| conn.is_none_or(|conn| conn == gone);
+        if tracked.is_some_and(|tracked| tracked.is_local && tracked.closing && is_its_own(tracked.conn)) {
+            self.expiry.remove(session);
+        }
     }
 
     /// Lets go of local sessions that were silent for too long.

@@ -209,6 +209,7 @@ impl Node {
             self.end_snapshot(fx);
             self.begin_transfers(fx);
             self.serve_readers();
+            self.roll_over_if_due(fx);
             match self.as_member().and_then(|member| member.agreement.next_action()) {
                 Some(action) => self.act(action, fx),
                 None => return,

@@ -238,6 +238,7 @@ impl Node {
         {
             tracked.conn = None;
         }
+        self.forget_ended_local(gone.session, conn);
         self.resume_paused(fx);
     }
 
@@ -247,7 +248,9 @@ impl Node {
             && conn.phase != Phase::Closing
         {
             conn.phase = Phase::Closing;
+            let session = conn.session;
             self.watches.drop_watcher(id.index);
+            self.forget_ended_local(session, id);
             fx.closes.push(id);
         }
     }
@@ -357,6 +360,9 @@ impl Node {
 
     /// Proposes something that no client asked for. Errors are logged as transactions too.
     fn propose_own(&mut self, session: SessionId, request: &Request<'_>, fx: &mut Effects) {
+        if self.duty() != Duty::Decides {
+            return;
+        }
         let asked =
             crate::propose::Asked { origin: None, session, xid: Xid(0), identities: &[], standing: Ok(()) };
         if let Err(code) = self.propose(&asked, request, fx) {

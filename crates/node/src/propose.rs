@@ -128,7 +128,10 @@ impl Node {
                 let ticket = solo.propose(proposal.clone());
                 fx.durable.push((ticket, Durable::Append(proposal)));
             }
-            Order::Ensemble(member) => member.agreement.propose(proposal, change),
+            Order::Ensemble(member) => {
+                member.agreement.propose(proposal, change);
+                self.roll_over_if_due(fx);
+            }
         }
         zxid
     }

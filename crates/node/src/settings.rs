@@ -106,7 +106,8 @@ pub struct EnsembleSettings {
     pub oracle: Option<bool>,
     /// Times of elections.
     pub timing: Timing,
-    /// Below this the counter of an epoch stays: a leader that has used it up leaves, and the next epoch begins. The
+    /// Below this, at least 3, the counter of an epoch stays: a leader that has used it up hands over to itself, and the next
+    /// epoch begins. The
     /// highest number is never given out, so that whoever counts on has not run over into the epoch.
     pub epoch_counter_max: u32,
     /// Bytes of log that a leader reads for a learner that its memory cannot serve; 0 for none. Java's measure is

@@ -5,8 +5,8 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod ensemble;
 
-use ensemble::Ensemble;
-use oxkeeper_node::{EnsembleSettings, Role, Settings};
+use ensemble::{Ensemble, Seen};
+use oxkeeper_node::{EnsembleSettings, Input, Role, Settings};
 use oxkeeper_proto::{AclList, ConnectResponse, Create, ErrorCode, OpCode, Request, SessionId};
 
 const OK: ErrorCode = ErrorCode::OK;
@@ -31,6 +31,33 @@ fn upgrading(_: &mut Settings, ensemble: &mut EnsembleSettings) {
 
 fn read_only(_: &mut Settings, ensemble: &mut EnsembleSettings) {
     ensemble.read_only = true;
+}
+
+#[test]
+fn a_local_session_that_ends_gets_the_answers_to_what_it_has_asked_before() {
+    let mut e = Ensemble::with(3, 0, 4, local);
+    e.settle();
+    for host in 0..3 {
+        let (at, session) = e.client(host, 1000);
+        e.send(at, 1, &create(&format!("/n{host}"), 0));
+        e.send(at, 2, &exists("/"));
+        e.send(at, 3, &Request::CloseSession);
+        e.send(at, 4, &exists("/"));
+        e.run(50);
+        let is_next = |(seen, xid): (&Seen, i32)| matches!(seen, Seen::Reply(x, _, OK) if *x == xid);
+        let seen = e.seen(at);
+        assert!(seen.len() == 3 && seen.iter().zip(1..).all(is_next), "host {host}: {seen:?}");
+        assert!(e.is_closed(at));
+        assert!(!e.reattach(host, session, 1000).1, "it is over");
+        // One whose client goes before it has its answers.
+        let (at, session) = e.client(host, 1000);
+        e.send(at, 1, &create(&format!("/m{host}"), 0));
+        e.send(at, 2, &Request::CloseSession);
+        e.step(host, Input::Closed { conn: at.conn });
+        e.run(50);
+        assert!(!e.reattach(host, session, 1000).1, "it is over as well");
+    }
+    e.assert_level();
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Swarm {
             }
             _ if profile.is_of_many() && chance.happens(0.3) && !self.faults.is_empty() => {
                 self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
-                for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3) {
+                for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && self.spares == 0) {
                     self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
                 }
             }
@@ -119,7 +119,9 @@ impl Swarm {
             dies: 0,
             reads_only: false,
         };
-        let kinds = [Kind::Sync, Kind::Register];
-        self.clients = (0..8).map(|client| (kinds[client % 2], habits.clone())).collect();
+        // A write that the old leader cannot end holds up the syncs behind it, so there are few who write.
+        let writers = 1 + chance.index(3);
+        let kind = |client| if client < writers { Kind::Register } else { Kind::Fresh };
+        self.clients = (0..8).map(|client| (kind(client), habits.clone())).collect();
     }
 }

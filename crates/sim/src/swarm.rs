@@ -41,8 +41,6 @@ pub enum Profile {
     Rejoin,
     /// An ensemble whose members change.
     Reconfig,
-    /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
-    CutOff,
     /// An ensemble whose leaders lose their quorum and keep their clients.
     Deposed,
     /// An ensemble whose epochs hold few transactions.
@@ -53,6 +51,8 @@ pub enum Profile {
     MixedVersion,
     /// An ensemble whose disks lie.
     Damage,
+    /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
+    CutOff,
     /// An ensemble whose leaders are asked to hand over.
     HandOver,
     /// An ensemble of which one member is slow or comes and goes.
@@ -80,12 +80,12 @@ impl Profile {
         ("election", Profile::Election),
         ("rejoin", Profile::Rejoin),
         ("reconfig", Profile::Reconfig),
-        ("cut-off", Profile::CutOff),
         ("deposed", Profile::Deposed),
         ("rollover", Profile::Rollover),
         ("hostile", Profile::Hostile),
         ("mixed-version", Profile::MixedVersion),
         ("damage", Profile::Damage),
+        ("cut-off", Profile::CutOff),
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),
         ("calm-ensemble", Profile::CalmEnsemble),
@@ -122,11 +122,9 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
-            || matches!(
-                self,
-                Profile::CutOff | Profile::HandOver | Profile::CalmHandOver | Profile::SlowMember
-            )
+            || matches!(self, Profile::HandOver | Profile::CalmHandOver | Profile::SlowMember)
             || self.is_special()
+            || self == Profile::CutOff
     }
 
     /// Whether runs of this kind make faults of that kind.
@@ -184,6 +182,16 @@ pub struct Swarm {
     pub special: Special,
 }
 
+/// The configuration of so many servers, of whom the first ones vote and the others observe.
+#[must_use]
+pub fn ensemble_of(servers: usize, voters: usize) -> EnsembleConfig {
+    let member = |index: usize| {
+        let role = if index < voters { "participant" } else { "observer" };
+        Some((Server::id(index), Member::parse(&admin::line(index + 1, role)).ok()?))
+    };
+    EnsembleConfig::majority((0..servers).filter_map(member).collect(), Zxid::ZERO)
+}
+
 impl Swarm {
     /// The configuration of the ensemble, if there is one.
     #[must_use]
@@ -191,8 +199,7 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        let members = (0..self.servers - self.spares).filter_map(|index| self.member(index)).collect();
-        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+        Some(ensemble_of(self.servers - self.spares, self.voters))
     }
 
     /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
@@ -274,12 +281,6 @@ impl Swarm {
         };
         swarm.draw_clients(profile, chance);
         swarm.draw_faults(profile, chance);
-        // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
-        if profile == Profile::Rejoin
-            && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
-        {
-            swarm.server.keep = 1;
-        }
         if profile.is_of_change() {
             swarm.draw_changes(&mut extra);
         }
@@ -287,6 +288,12 @@ impl Swarm {
         swarm.draw_operator(profile, &mut extra);
         if profile == Profile::SlowMember {
             swarm.draw_slow(&mut extra);
+        }
+        // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
+        if profile == Profile::Rejoin
+            && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
+        {
+            swarm.server.keep = 1;
         }
         swarm.draw_special(profile, special);
         swarm

@@ -33,6 +33,8 @@ pub enum Kind {
     Chaos,
     /// Large replies, many at once.
     Flood,
+    /// Only what is new: `sync`, and reads. Drawn by some profiles alone.
+    Fresh,
     /// Servers that join, leave and change their part. Only where an ensemble allows it.
     Reconfig,
 }
@@ -171,6 +173,7 @@ impl Workload {
             Kind::Reaped => self.reaped(chance),
             Kind::Chaos => self.chaos(chance),
             Kind::Flood => flood(chance),
+            Kind::Fresh => fresh(chance),
             Kind::Reconfig => self.reconfig(chance),
         }
     }
@@ -453,6 +456,15 @@ impl Workload {
             self.next.push_back(encoded(&Request::GetData { path: path.into(), watch: true }));
         }
     }
+}
+
+/// Reads what was written by now, wherever that was, and writes nothing.
+fn fresh(chance: &mut Chance) -> Encoded {
+    let path = chance.pick(&REGISTERS).copied().unwrap_or("/r0");
+    if chance.happens(0.5) {
+        return encoded(&Request::Sync { path: Some(path.into()) });
+    }
+    encoded(&Request::GetData { path: path.into(), watch: false })
 }
 
 fn flood(chance: &mut Chance) -> Encoded {

@@ -215,7 +215,9 @@ impl LogReader {
     fn check_order(&mut self, zxid: Zxid) -> Result<(), StorageError> {
         let before = self.last.replace(zxid).unwrap_or(self.after);
         let is_next = before.0.checked_add(1) == Some(zxid.0);
-        let follows = zxid == before || is_next || zxid.epoch() > before.epoch();
+        // An epoch begins with its first transaction.
+        let begins = zxid.epoch() > before.epoch() && zxid.counter() == 1;
+        let follows = zxid == before || is_next || begins;
         if follows {
             return Ok(());
         }
@@ -508,6 +510,18 @@ mod tests {
             let (all, tear) = read(&disk, after).unwrap();
             assert_eq!((all, tear), (((after + 1)..12).collect(), None));
         }
+    }
+
+    #[test]
+    fn an_epoch_begins_with_its_first_transaction() {
+        const EPOCH: i64 = 1 << 32;
+        assert!(read(&written(&[(1, 5), (EPOCH + 1, EPOCH + 3)], 50), 0).is_ok());
+        let error = read(&written(&[(1, 5), (EPOCH + 2, EPOCH + 3)], 50), 0).unwrap_err();
+        assert!(error.to_string().contains("transactions between them are missing"), "{error}");
+        assert!(
+            read(&written(&[(EPOCH + 7, EPOCH + 9)], 50), 0).is_err(),
+            "nor does a log behind no snapshot"
+        );
     }
 
     #[test]

@@ -46,12 +46,20 @@ fn first_log_needed(logs: impl Iterator<Item = Zxid>, snapshot: Zxid) -> Zxid {
     logs.filter(|first| *first <= snapshot).max().unwrap_or(snapshot)
 }
 
-/// Removes what [`plan`] found.
+/// Removes what [`plan`] found. Snapshots are gone for good before the first log goes: were one to come back after a loss
+/// of power, it would look like a place to begin from, and the log after it would be missing.
 ///
 /// # Errors
 /// A file cannot be removed.
 pub fn remove(dirs: &Directories, files: &[PathBuf]) -> Result<(), StorageError> {
+    let mut snapshots_went = false;
     for path in files {
+        let is_snapshot = path.file_name().and_then(|name| names::parse_snapshot(name.to_str()?)).is_some();
+        if snapshots_went && !is_snapshot {
+            let failed = |error| StorageError::io("syncing", &dirs.snapshots, error);
+            dirs.disk.sync_dir(&dirs.snapshots).map_err(failed)?;
+        }
+        snapshots_went = is_snapshot;
         dirs.disk.remove(path).map_err(|error| StorageError::io("removing", path, error))?;
     }
     Ok(())
@@ -64,6 +72,7 @@ mod tests {
 
     use super::*;
     use crate::disk::{Disk, MemoryDisk};
+    use crate::simdisk::{Aftermath, SimDisk};
 
     fn names_left(snapshots: &[i64], logs: &[i64], others: &[&str], keep: usize) -> Vec<String> {
         let disk = MemoryDisk::default();
@@ -96,6 +105,25 @@ mod tests {
                 "snapshot.28"
             ]
         );
+    }
+
+    #[test]
+    fn no_snapshot_comes_back_after_its_log_is_gone() {
+        for seed in 0..200 {
+            let disk = SimDisk::quiet();
+            let dirs = Directories::new(Arc::new(disk.clone()), Path::new("/d"), Path::new("/d"));
+            for name in ["snapshot.0", "snapshot.14", "log.1", "log.15"] {
+                let mut file = disk.create(&dirs.logs.join(name)).unwrap();
+                file.write_at(b"ZKSN-------\0\0\0\x01/", 0).unwrap();
+                file.sync_data().unwrap();
+            }
+            disk.sync_dir(&dirs.logs).unwrap();
+            remove(&dirs, &plan(&dirs, 1).unwrap()).unwrap();
+            let later = disk.after_crash(Aftermath::Some(seed)).list(&dirs.logs).unwrap();
+            let names: Vec<String> = later.into_iter().map(|entry| entry.name).collect();
+            let has = |name: &str| names.iter().any(|other| other == name);
+            assert!(has("log.1") || !has("snapshot.0"), "{names:?} with seed {seed}");
+        }
     }
 
     #[test]

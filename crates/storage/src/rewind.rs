@@ -68,8 +68,8 @@ fn truncate_in_order(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Resu
     Ok(Truncation::Done)
 }
 
-/// Whether a snapshot that is not newer than `last` can be read to its end. One that only has the name would leave
-/// nothing, once the newer ones are gone.
+/// Whether a snapshot that is not newer than `last` can be read to its end, and the log from there to `last`. One that only
+/// has the name would leave nothing, once the newer ones are gone.
 fn has_whole_snapshot(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Result<bool, StorageError> {
     let older = all_candidates(&*dirs.disk, &dirs.snapshots)?;
     let mut older = older.iter().filter(|candidate| candidate.zxid <= last).take(CANDIDATES_MAX);
@@ -77,6 +77,9 @@ fn has_whole_snapshot(dirs: &Directories, last: Zxid, limits: ReadLimits) -> Res
         let read = || {
             let mut reader = SnapshotReader::open(&dirs.disk, candidate, limits.record_bytes_max)?;
             while reader.next_item()?.is_some() {}
+            // The log must lead from there to the end, or there is a trap: a snapshot that outlived the log after it.
+            let mut log = LogReader::after(Arc::clone(&dirs.disk), &dirs.logs, candidate.zxid, limits)?;
+            while log.next_record()?.is_some_and(|record| record.zxid < last) {}
             Ok::<(), StorageError>(())
         };
         read().is_ok()
@@ -245,6 +248,17 @@ mod tests {
             log.commit().unwrap();
             assert_eq!(records(&dirs).last(), Some(&(1 << 32 | 1)), "the next epoch goes on after {last}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_outlived_the_log_after_it_is_no_place_to_begin_from() {
+        let (_, dirs) = written();
+        for name in ["log.1", "log.5", "snapshot.5"] {
+            dirs.disk.remove(&dirs.logs.join(name)).unwrap();
+        }
+        assert_eq!(truncate(&dirs, Zxid(9), LIMITS).unwrap(), Truncation::NothingToBeginFrom);
+        assert_eq!(newest_snapshot(&dirs), Some(10), "nothing is removed");
+        assert_eq!(truncate(&dirs, Zxid(11), LIMITS).unwrap(), Truncation::Done);
     }
 
     #[test]

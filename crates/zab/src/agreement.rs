@@ -346,6 +346,21 @@ impl Agreement {
         }
     }
 
+    /// Whether this leader is to hand over to itself, because the counter of its epoch will soon be used up, and may.
+    #[must_use]
+    pub fn rolls_over(&self) -> bool {
+        matches!(&self.role, Role::Leading(leader) if leader.is_epoch_ending() && leader.may_hand_over(&self.cx).is_ok())
+    }
+
+    /// The zxid of the transaction that hands over.
+    #[must_use]
+    pub fn last_zxid(&self) -> Option<Zxid> {
+        match &self.role {
+            Role::Leading(leader) if leader.is_active() => leader.last_zxid(),
+            _ => None,
+        }
+    }
+
     /// Whether this server was handed the leadership that it holds.
     #[must_use]
     pub fn leads_by_hand_over(&self) -> bool {
@@ -365,7 +380,7 @@ impl Agreement {
     /// Offers a transaction, as the leader.
     ///
     /// # Panics
-    /// If its zxid is not [`Agreement::next_zxid`].
+    /// If its zxid is not [`Agreement::next_zxid`], or, if it hands over, [`Agreement::last_zxid`].
     pub fn propose(&mut self, proposal: Proposal, change: Option<EnsembleChange>) {
         match &mut self.role {
             Role::Leading(leader) => leader.propose(&mut self.cx, proposal, change),
@@ -588,7 +603,7 @@ impl Agreement {
         self.role = if leader == self.cx.me {
             Role::Leading(Box::new(Leader::new(&mut self.cx, by_hand_over)))
         } else {
-            Role::Learning(Box::new(Learner::new(&mut self.cx, leader)))
+            Role::Learning(Box::new(Learner::new(&mut self.cx, leader, by_hand_over)))
         };
     }
 
@@ -726,9 +741,13 @@ mod tests {
     fn the_counter_never_runs_over() {
         let mut agreement = leader();
         let Role::Leading(leader) = &mut agreement.role else { panic!("it leads") };
-        leader.skip_to(Zxid::new(1, u32::MAX - 2));
-        assert_eq!(offer(&mut agreement), Some(Zxid::new(1, u32::MAX - 1)));
-        assert_eq!(offer(&mut agreement), None);
+        leader.skip_to(Zxid::new(1, u32::MAX - 20));
+        assert!(offer(&mut agreement).is_some() && !agreement.rolls_over());
+        for last in (2..19).rev() {
+            assert_eq!(offer(&mut agreement), Some(Zxid::new(1, u32::MAX - last)));
+            assert!(agreement.rolls_over(), "in time");
+        }
+        assert_eq!((offer(&mut agreement), agreement.last_zxid()), (None, Some(Zxid::new(1, u32::MAX - 1))));
         drain(&mut agreement);
         agreement.resign(200, "used up");
         drain(&mut agreement);

@@ -22,7 +22,8 @@ pub struct Limits {
     pub sync: u32,
     /// Bytes of transactions that a learner keeps until their turn comes. A leader that sends more is left.
     pub pending_bytes: usize,
-    /// Below this an epoch's counter stays: a leader that has come so far leaves. Tests let it come sooner.
+    /// Below this an epoch's counter stays: a leader that has come so far hands over to itself. Tests let it come sooner; at
+    /// least 3, so that there is a number for something else.
     pub counter_max: u32,
 }
 

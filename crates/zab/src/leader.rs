@@ -212,6 +212,9 @@ impl Leader {
     }
 
     pub(crate) fn link_opened(&mut self, cx: &mut Common, link: LinkId) {
+        if self.successor.is_some() {
+            return cx.out.push_back(Action::Close(link));
+        }
         if self.peers.len() >= PEERS_MAX {
             tracing::warn!("Closing a link: {PEERS_MAX} are open");
             return cx.out.push_back(Action::Close(link));

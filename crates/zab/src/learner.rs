@@ -11,6 +11,8 @@ mod sync;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use discovery::Patience;
+
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 
@@ -75,6 +77,8 @@ pub(crate) struct Learner {
     link: Option<LinkId>,
     dial: u64,
     tries: u32,
+    /// How often and how soon it dials.
+    patience: Patience,
     started_ms: i64,
     heard_ms: i64,
     epoch: Epoch,
@@ -96,7 +100,7 @@ pub(crate) struct Learner {
 }
 
 impl Learner {
-    pub(crate) fn new(cx: &mut Common, leader: ServerId) -> Learner {
+    pub(crate) fn new(cx: &mut Common, leader: ServerId, by_hand_over: bool) -> Learner {
         let mut learner = Learner {
             leader,
             observes: cx.observes(),
@@ -105,6 +109,7 @@ impl Learner {
             link: None,
             dial: 0,
             tries: 0,
+            patience: if by_hand_over { Patience::HANDED_OVER } else { Patience::ELECTED },
             started_ms: cx.now_ms,
             heard_ms: cx.now_ms,
             epoch: Epoch(0),

@@ -137,7 +137,7 @@ fn start(words: &Words<'_>) -> Stage {
             init: 10,
             sync: 5,
             pending_bytes: words.get("keeps").map_or(1 << 20, |n| n.parse().unwrap()),
-            counter_max: u32::MAX,
+            counter_max: words.get("counter_max").map_or(u32::MAX, |n| n.parse().unwrap()),
         },
         timing: Timing::DEFAULT,
         accepted: Epoch(words.number("accepted")),
@@ -285,6 +285,11 @@ impl Stage {
             EnsembleChange::Members(Arc::new(config))
         });
         self.server.propose(Proposal { zxid, payload: Bytes::new() }, new);
+        if self.server.rolls_over() {
+            let zxid = self.server.last_zxid().unwrap();
+            let change = EnsembleChange::Leader(self.server.me());
+            self.server.propose(Proposal { zxid, payload: Bytes::new() }, Some(change));
+        }
     }
 
     /// Offers the transaction that names the next leader, if there can be one.
@@ -292,7 +297,7 @@ impl Stage {
         let wanted = words.get("to").map(|id| ServerId(id.parse().unwrap()));
         match self.server.successor(wanted) {
             Ok(successor) => {
-                let zxid = self.server.next_zxid().unwrap();
+                let zxid = self.server.last_zxid().unwrap();
                 let change = EnsembleChange::Leader(successor);
                 self.server.propose(Proposal { zxid, payload: Bytes::new() }, Some(change));
             }

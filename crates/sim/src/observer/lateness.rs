@@ -73,17 +73,18 @@ impl Observer {
                 self.check(14, false, || late.clone());
             }
         }
-        let those = |op: OpCode| -> BTreeSet<SessionId> {
-            let headers = order.values().filter_map(|bytes| TxnHeader::decode(&mut Reader::new(bytes)).ok());
-            headers.filter(|header| header.op == op).map(|header| header.session).collect()
+        let of = |op: OpCode| {
+            let headers =
+                order.values().filter_map(|payload| TxnHeader::decode(&mut Reader::new(payload)).ok());
+            headers.filter(|header| header.op == op).map(|header| header.session).collect::<BTreeSet<_>>()
         };
-        // What one server alone knows ends there, without a transaction.
-        let (begun, ended) = (those(OpCode::CreateSession), those(OpCode::CloseSession));
+        // Others are known to one server only, and end without a transaction.
+        let (begun, ended) = (of(OpCode::CreateSession), of(OpCode::CloseSession));
         let leaders: Vec<usize> = (0..rates.len()).filter(|server| self.leads(*server)).collect();
         let [leader] = leaders.as_slice() else { return };
         let rate = rates.get(*leader).copied().unwrap_or(1.0);
-        let is_open = |id: &SessionId| begun.contains(id) && !ended.contains(id);
-        let open: Vec<SessionId> = self.sessions.keys().copied().filter(is_open).collect();
+        let open: Vec<SessionId> =
+            begun.into_iter().filter(|id| !ended.contains(id) && self.sessions.contains_key(id)).collect();
         for session in open {
             let overdue = self.overdue(*leader, session, now.saturating_sub(AGREED_IN), rate);
             self.check(14, overdue.is_none(), || {
@@ -132,7 +133,7 @@ mod tests {
     fn one_that_never_ends_is_found_at_the_end_of_the_run() {
         let mut opened = Vec::new();
         let op = OpCode::CreateSession;
-        TxnHeader { session: SESSION, cxid: Xid(0), zxid: Zxid(1), time: 1, op }.encode(&mut opened);
+        TxnHeader { session: SESSION, cxid: Xid(0), zxid: Zxid(1), time: 0, op }.encode(&mut opened);
         let order = BTreeMap::from([(Zxid(1), Bytes::from(opened))]);
         let overdue = |at| {
             let mut observer = watched(0);

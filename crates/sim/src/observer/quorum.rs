@@ -51,8 +51,8 @@ struct Offer {
 impl Observer {
     /// A server is about to send a packet.
     pub fn packet_sent(&mut self, server: usize, link: LinkId, packet: &PeerPacket, disk: &SimDisk) {
-        self.check_stream(server, link, packet);
         self.members_in_packet(server, packet, self.has_offered(link));
+        self.check_stream(server, link, packet);
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
                 self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
@@ -195,17 +195,16 @@ impl Observer {
             || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
 
-    /// Whether so many of some voters are a quorum that have all that a server has on its disk, in an epoch that is no older
+    /// Whether those of some servers are a quorum that have all that a server has on its disk, in an epoch that is no older
     /// on theirs.
     #[must_use]
     pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
         let last = self.end_of(self.durable_last(server));
         let epoch = |server: &usize| self.reigns.epochs.get(server).map_or(0, |epochs| epochs.1);
-        let is_level = |other: &&usize| {
-            epoch(other) >= epoch(&server) && self.logs.get(**other).is_some_and(|log| log.holds(last))
-        };
-        let level: Vec<usize> = others.iter().filter(is_level).copied().collect();
-        let level = self.numbers(|server| level.contains(&server));
+        let level = self.numbers(|other| {
+            let holds = self.logs.get(other).is_some_and(|log| log.holds(last));
+            others.contains(&other) && holds && epoch(&other) >= epoch(&server)
+        });
         self.config().is_some_and(|config| config.is_quorum(&level))
     }
 

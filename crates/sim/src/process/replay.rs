@@ -13,17 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use oxkeeper_node::{Input, PeerInput, Role};
-use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::notification::ServerState;
 use oxkeeper_proto::peer::stream::{PeerItem, PeerStream};
 use oxkeeper_proto::wire::put_frame;
-use oxkeeper_proto::{
-    ConnectRequest, EnsembleConfig, Epoch, PeerPacket, SessionId, Txn, TxnHeader, TxnRecord, Xid, Zxid,
-};
+use oxkeeper_proto::{ConnectRequest, Epoch, PeerPacket, SessionId, Txn, TxnHeader, TxnRecord, Xid, Zxid};
 use oxkeeper_storage::{Directories, EpochFile, LogOptions, TxnLog};
 
 use super::{Clock, DATA, Incoming, Server, ServerEvent, ServerHabits};
-use crate::admin;
 use crate::boot::{RECORD_BYTES_MAX, boot};
 use crate::chance::Chance;
 use crate::durable::DurableLog;
@@ -31,6 +27,7 @@ use crate::history::History;
 use crate::network::{Arrival, Host, LinkId, NetEvent, Network, Packet, Port, Side, Weather};
 use crate::observer::Observer;
 use crate::queue::{MS, Queue, SECOND};
+use crate::swarm::ensemble_of;
 use crate::trace::Trace;
 use crate::world::{Counts, Event, Stage};
 
@@ -93,19 +90,10 @@ fn old_record(counter: u32) -> Vec<u8> {
     payload
 }
 
-/// The configuration of three servers, of whom so many vote and the others observe.
-fn ensemble_of(voters: usize) -> EnsembleConfig {
-    let member = |index: usize| {
-        let role = if index < voters { "participant" } else { "observer" };
-        (Server::id(index), Member::parse(&admin::line(index + 1, role)).unwrap())
-    };
-    EnsembleConfig::majority((0..VOTERS).map(member).collect(), Zxid::ZERO)
-}
-
 impl Puppets {
     fn new(world: &Agreements) -> Puppets {
         let voters = if world.choices.is_some() { 2 } else { VOTERS };
-        let ensemble = ensemble_of(voters);
+        let ensemble = ensemble_of(VOTERS, voters);
         let text = ensemble.to_string();
         let ensemble = Some(Arc::new(ensemble));
         let mut stage = Stage {

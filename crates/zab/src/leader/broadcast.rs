@@ -13,17 +13,31 @@ use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{LinkId, Proposal};
 use crate::quorum::{Oracle, Quorums, Tracker};
 
+/// So many transactions before the counter of its epoch is used up a leader begins to hand over to itself, so that there
+/// is time if it may not at once.
+const ROLL_OVER_AHEAD: u32 = 16;
+
 impl Leader {
-    /// The zxid of the next proposal; `None` when the counter of the epoch is used up. The last value of the counter
-    /// is never given out: a leader that has come so far leaves, and the next epoch begins.
+    /// The zxid of the next proposal; `None` when the counter of the epoch is used up, or leadership is handed over. The
+    /// last value that may be given out is for the transaction that hands over.
     pub(crate) fn next_zxid(&self) -> Option<Zxid> {
-        if self.handing_over.is_some() {
-            return None;
-        }
         if is(Fault::CounterOverflows) {
             return Some(Zxid(self.last_proposed.0 + 1));
         }
-        self.last_proposed.next().filter(|next| next.counter() < self.counter_max)
+        self.last_zxid().filter(|next| next.counter() + 1 < self.counter_max)
+    }
+
+    /// The zxid of the transaction that hands over.
+    pub(crate) fn last_zxid(&self) -> Option<Zxid> {
+        let next = self.last_proposed.next().filter(|next| next.counter() < self.counter_max);
+        next.filter(|_| self.handing_over.is_none())
+    }
+
+    /// Whether the counter of the epoch will soon be used up.
+    pub(crate) fn is_epoch_ending(&self) -> bool {
+        let ahead = ROLL_OVER_AHEAD.min(self.counter_max / 4);
+        let ends = self.last_proposed.counter().saturating_add(ahead).saturating_add(2) >= self.counter_max;
+        ends && !is(Fault::CounterOverflows)
     }
 
     pub(crate) fn outstanding_len(&self) -> usize {
@@ -35,7 +49,11 @@ impl Leader {
     /// # Panics
     /// If its zxid is not the next one: the order would have a hole.
     pub(crate) fn propose(&mut self, cx: &mut Common, proposal: Proposal, change: Option<EnsembleChange>) {
-        assert_eq!(Some(proposal.zxid), self.next_zxid(), "a proposal out of order");
+        let next = match &change {
+            Some(EnsembleChange::Leader(_)) => self.last_zxid(),
+            _ => self.next_zxid(),
+        };
+        assert_eq!(Some(proposal.zxid), next, "a proposal out of order");
         assert_eq!(self.phase, Phase::Active, "a proposal before a quorum has the history");
         match &change {
             Some(EnsembleChange::Members(new)) => cx.see(Arc::clone(new)),
@@ -109,7 +127,7 @@ impl Leader {
             self.commit(cx, first);
         }
         self.release_syncs(cx);
-        Ok(())
+        self.leave_when_handed_over(cx)
     }
 
     fn commit(&mut self, cx: &mut Common, agreed: Outstanding) {
@@ -127,7 +145,9 @@ impl Leader {
                 Some(successor)
             }
             Some(EnsembleChange::Leader(successor)) => {
-                self.hand_over(cx, successor, *zxid);
+                self.successor = Some((successor, *zxid, cx.now_ms + cx.limits.tick_ms));
+                // Whoever comes now must not find the leader that is going.
+                cx.out.push_back(Action::Listen(false));
                 None
             }
             None => None,

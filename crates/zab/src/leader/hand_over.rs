@@ -4,6 +4,8 @@
 //!
 //! A server that does not know the meaning of that transaction sees a failure that concerns nobody, then a leader that goes;
 //! it looks for another one, and finds the successor.
+//!
+//! A leader whose epoch has no numbers left hands over to itself: the next epoch begins, and nobody elects.
 
 use std::fmt;
 
@@ -63,24 +65,12 @@ impl Leader {
         cx: &Common,
         wanted: Option<ServerId>,
     ) -> Result<ServerId, HandOverRefused> {
-        if self.phase != Phase::Active {
-            return Err(HandOverRefused::NotLeading);
-        }
-        if self.handing_over.is_some() || self.successor.is_some() {
-            return Err(HandOverRefused::UnderWay);
-        }
-        if cx.seen.version > cx.committed.version {
-            return Err(HandOverRefused::Reconfiguring);
-        }
+        self.may_hand_over(cx)?;
         let can_lead = |server: ServerId| {
             server != cx.me && cx.committed.is_voter(server) && cx.committed.weight(server) > 0
         };
         if let Some(wanted) = wanted.filter(|wanted| !can_lead(*wanted)) {
             return Err(HandOverRefused::NotAVoter(wanted));
-        }
-        // Until it has answered once, this leader may not know which sessions it has.
-        if self.peers.values().any(|peer| peer.stage == Stage::Active && peer.answered == 0) {
-            return Err(HandOverRefused::LearnerJoining);
         }
         let in_step = |peer: &&Peer| {
             peer.stage == Stage::Active
@@ -95,12 +85,32 @@ impl Leader {
         best.map(|peer| peer.server).ok_or(HandOverRefused::NobodyInStep)
     }
 
+    /// Whether this leader may hand over at all, be it to itself.
+    pub(crate) fn may_hand_over(&self, cx: &Common) -> Result<(), HandOverRefused> {
+        if self.phase != Phase::Active {
+            return Err(HandOverRefused::NotLeading);
+        }
+        if self.handing_over.is_some() || self.successor.is_some() {
+            return Err(HandOverRefused::UnderWay);
+        }
+        if cx.seen.version > cx.committed.version {
+            return Err(HandOverRefused::Reconfiguring);
+        }
+        // Until it has answered once, this leader may not know which sessions it has.
+        if self.peers.values().any(|peer| peer.stage == Stage::Active && peer.answered == 0) {
+            return Err(HandOverRefused::LearnerJoining);
+        }
+        Ok(())
+    }
+
     /// Leaves when the others have heard who leads now; or, if the successor is lost before that is final, so that
     /// everybody elects.
     pub(crate) fn leave_when_handed_over(&self, cx: &Common) -> Result<(), Leave> {
         match (self.successor, self.handing_over) {
             (Some((successor, zxid, leave_at_ms)), handing_over) => {
-                let is_alone = !self.peers.values().any(|peer| cx.is_voter(peer.server));
+                let stays =
+                    |peer: &Peer| matches!(peer.stage, Stage::Synchronizing | Stage::Level | Stage::Active);
+                let is_alone = !self.peers.values().any(stays);
                 if cx.now_ms < leave_at_ms && !(handing_over.is_some() && is_alone) {
                     return Ok(());
                 }
@@ -108,7 +118,9 @@ impl Leader {
                 let is_settled = handing_over.is_some() && self.outstanding.is_empty();
                 Err(Leave { reason, handed_over: Some((successor, zxid)), is_settled })
             }
-            (None, Some(successor)) if !self.peers.values().any(|peer| peer.server == successor) => {
+            (None, Some(successor))
+                if successor != cx.me && !self.peers.values().any(|peer| peer.server == successor) =>
+            {
                 Err(Leave::because(format!("server {successor}, which was to lead, is lost")))
             }
             _ => Ok(()),

@@ -8,10 +8,19 @@ use super::{Learner, Stage};
 use crate::common::{Action, Common, Leave};
 use crate::durable::{Durable, LinkId};
 
-/// Attempts to reach a leader, as in Java: it opens its port only when it knows that it leads.
-const TRIES_MAX: u32 = 5;
-/// Time between two of them: `leaderConnectDelayDuringRetryMs`.
-const TRY_AGAIN_MS: i64 = 100;
+/// Attempts to reach a leader: it opens its port only when it knows that it leads.
+#[derive(Debug, Clone, Copy, Hash)]
+pub(super) struct Patience {
+    tries_max: u32,
+    again_ms: i64,
+}
+
+impl Patience {
+    /// As in Java: `leaderConnectDelayDuringRetryMs`.
+    pub(super) const ELECTED: Patience = Patience { tries_max: 5, again_ms: 100 };
+    /// The successor hears of its turn when the others do, so it is there at once, or as soon as its disk allows.
+    pub(super) const HANDED_OVER: Patience = Patience { tries_max: 25, again_ms: 20 };
+}
 
 impl Learner {
     pub(super) fn dial(&mut self, cx: &mut Common) {
@@ -25,10 +34,10 @@ impl Learner {
         if dial != self.dial || self.link.is_some() {
             return Ok(());
         }
-        if self.tries >= TRIES_MAX {
+        if self.tries >= self.patience.tries_max {
             return Err(Leave::because("the leader cannot be reached"));
         }
-        self.stage = Stage::Dialling { again_at_ms: Some(cx.now_ms + TRY_AGAIN_MS) };
+        self.stage = Stage::Dialling { again_at_ms: Some(cx.now_ms + self.patience.again_ms) };
         Ok(())
     }
 

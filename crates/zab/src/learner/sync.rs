@@ -50,7 +50,7 @@ impl Learner {
         if let Some(link) = self.link {
             cx.out.push_back(Action::Close(link));
         }
-        *self = Learner::new(cx, self.leader);
+        *self = Learner::new(cx, self.leader, false);
         Ok(())
     }
 

@@ -123,6 +123,8 @@ struct Server {
     vote: Option<Notification>,
     /// What is applied now is agreed: false between two roles.
     in_role: bool,
+    /// It may commit and leave in one go, so what it is afterwards does not tell.
+    leads: bool,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -241,7 +243,7 @@ impl Agreements {
         one.agreement = Some(agreement);
         one.state = one.disk.txns.clone();
         one.state_zxid = one.disk.last();
-        one.in_role = false;
+        (one.in_role, one.leads) = (false, false);
         self.act(world, server)
     }
 
@@ -307,7 +309,7 @@ impl Agreements {
                 Action::ApplyOverSnapshot(proposal) if proposal.zxid > one.state_zxid => {
                     self.apply(world, server, proposal)?;
                 }
-                Action::Ended { .. } => one.in_role = false,
+                Action::Ended { .. } => (one.in_role, one.leads) = (false, false),
                 Action::Looking => {}
                 Action::Lead(epoch) => self.lead(world, server, epoch)?,
                 Action::Serve(epoch) => {
@@ -326,7 +328,7 @@ impl Agreements {
     fn lead(&self, world: &mut World, server: usize, epoch: Epoch) -> Result<(), String> {
         let one = Rc::make_mut(&mut world.servers[server]);
         one.state_zxid = epoch.start();
-        one.in_role = true;
+        (one.in_role, one.leads) = (true, true);
         let state = one.state.clone();
         let seen = Rc::make_mut(&mut world.seen);
         if let Some(other) = seen.led.insert(epoch, server) {
@@ -361,8 +363,7 @@ impl Agreements {
         if !one.in_role {
             return Ok(());
         }
-        let is_leader = one.agreement.as_ref().is_some_and(|one| one.state() == ServerState::Leading);
-        let state = one.state.clone();
+        let (is_leader, state) = (one.leads, one.state.clone());
         // A leader that others have gone on without may learn late that what they have agreed on since is final.
         if is_leader && state.len() > world.seen.agreed.len() {
             Rc::make_mut(&mut world.seen).agreed.push((zxid, payload));
@@ -575,6 +576,7 @@ impl Agreements {
             listens: false,
             vote: None,
             in_role: false,
+            leads: false,
         };
         let links: Vec<LinkId> =
             world.links.iter().filter(|(_, link)| link.ends.contains(&server)).map(|(id, _)| *id).collect();
@@ -640,6 +642,7 @@ impl Model for Agreements {
                 listens: false,
                 vote: None,
                 in_role: false,
+                leads: false,
             })
         });
         let Agreements { leads, follows, txns, crashes, resigns, hand_overs, .. } = *self;
