@@ -60,6 +60,14 @@ pub(super) struct Peers {
 const SLICE_ROOM: usize = 64 << 10;
 
 impl Peers {
+    /// Links that this server has asked for, and those that came to it. A dial that is not answered yet is no link: when
+    /// it is, the node closes it.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let open = self.links.values().filter(|link| link.dial.is_none());
+        let (dialled, accepted): (Vec<_>, Vec<_>) = open.partition(|link| link.side == Side::Dialler);
+        (dialled.len(), accepted.len())
+    }
+
     pub(super) fn has(&self, link: LinkId) -> bool {
         self.links.contains_key(&link)
             || self.listened.contains_key(&link)
