@@ -144,10 +144,13 @@ impl Node {
         let Some(member) = self.as_member() else { return };
         let Some(asked) = member.revalidating.get_mut(&session) else { return };
         asked.answers -= 1;
-        let waits = asked.conn.take();
-        if asked.answers == 0 {
-            member.revalidating.remove(&session);
+        // Answers come in the order of the questions. An older one says nothing of where the session is by now: its client
+        // may have been at another server between the two.
+        if asked.answers > 0 {
+            return;
         }
+        let waits = asked.conn;
+        member.revalidating.remove(&session);
         let Some(id) = waits else { return };
         if !self.is_opening(id) {
             return;

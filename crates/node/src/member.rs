@@ -77,7 +77,7 @@ pub(crate) struct Member {
 pub(crate) struct Revalidating {
     /// Who waits.
     pub(crate) conn: Option<ConnId>,
-    /// Answers that are due; the first one is for whoever waits.
+    /// Answers that are due; the last one is for whoever waits.
     pub(crate) answers: usize,
 }
 
