@@ -99,6 +99,8 @@ pub enum Fault {
     ReadOnlyUnsaid = 43,
     /// Clients are let go when leadership is handed over.
     HandOverLetsGo = 44,
+    /// A link of an old role stays open.
+    OldLinkSurvives = 45,
 }
 
 #[cfg(feature = "planted")]

@@ -32,6 +32,7 @@ pub mod queue;
 pub mod roster;
 pub mod run;
 pub mod search;
+pub mod slow;
 pub mod special;
 pub mod swarm;
 pub mod trace;

@@ -208,6 +208,12 @@ impl Network {
         }
     }
 
+    /// Whether a host listens.
+    #[must_use]
+    pub fn is_listening(&self, host: Host, port: Port) -> bool {
+        self.listening.contains(&(host, port))
+    }
+
     /// Asks for a connection.
     pub fn dial(&mut self, queue: &mut Queue<Event>, from: Host, to: Host, port: Port) -> LinkId {
         self.next += 1;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oxkeeper_node::{Node, OUTBOX_BYTES, Proposal};
+use oxkeeper_node::{Node, OUTBOX_BYTES, Proposal, Role};
 use oxkeeper_proto::{
     ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
 };
@@ -274,6 +274,11 @@ impl Observer {
         self.check(28, durable >= header.zxid, || {
             format!("server {server} shows {} to one who only reads, and {durable} is durable", header.zxid)
         });
+    }
+
+    /// A server has become something else, with or without links and an open port of what it was.
+    pub fn check_role(&mut self, server: usize, role: Role, is_clean: bool) {
+        self.check(21, is_clean, || format!("server {server} is {role:?} and keeps links of what it was"));
     }
 
     /// A server took a step: what it has applied must be what others have.

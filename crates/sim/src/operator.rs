@@ -141,7 +141,7 @@ impl Server {
     }
 
     /// Asks it to hand over; tells whether it begins to.
-    fn hand_over(&mut self, stage: &mut Stage, to: Option<ServerId>) -> bool {
+    pub(crate) fn hand_over(&mut self, stage: &mut Stage, to: Option<ServerId>) -> bool {
         self.told(stage, Input::Query(QueryId(0), Query::HandOver { to }));
         let answers = self.take_answers();
         let (now, index) = (stage.queue.now(), self.index());

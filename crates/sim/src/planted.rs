@@ -52,6 +52,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::HalfIsQuorum, Profile::Election, 200),
     grade(Fault::JointQuorumSkipped, Profile::Reconfig, 50),
     grade(Fault::ReadOnlyUnsaid, Profile::CutOff, 50),
+    grade(Fault::OldLinkSurvives, Profile::Election, 20),
     grade(Fault::HandOverLetsGo, Profile::CalmHandOver, 20),
     grade(Fault::ExpiryNotReset, Profile::Election, 100),
     grade(Fault::WipedVotes, Profile::Election, 500),

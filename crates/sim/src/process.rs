@@ -670,6 +670,14 @@ impl Server {
             return;
         }
         process.role = role;
+        let (dialled, accepted) = process.peers.counts();
+        let listens = stage.net.is_listening(Host::Server(self.index), Port::Quorum);
+        let is_clean = match role.0 {
+            Role::Leading => dialled == 0,
+            Role::Following | Role::Observing => dialled <= 1 && accepted == 0 && !listens,
+            _ => dialled + accepted == 0 && !listens,
+        };
+        stage.observer.check_role(self.index, role.0, is_clean);
         let reads = process.conns.values().filter(|(_, conn)| conn.read_only && !conn.closing).count();
         if role.1 && reads > 0 {
             let what = format!("server {} serves and leaves {reads} clients to read", self.index);

@@ -14,6 +14,7 @@ use crate::network::Weather;
 use crate::operator::Duties;
 use crate::process::{Server, ServerHabits};
 use crate::queue::{MS, Nanos, SECOND};
+use crate::slow::Trouble;
 use crate::special::{self, Special};
 use crate::workload::Kind;
 
@@ -54,6 +55,8 @@ pub enum Profile {
     CutOff,
     /// An ensemble whose leaders are asked to hand over.
     HandOver,
+    /// An ensemble of which one member is slow or comes and goes.
+    SlowMember,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose leaders are asked to hand over.
@@ -66,7 +69,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 21] = [
+    pub const ALL: [(&'static str, Profile); 22] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -84,6 +87,7 @@ impl Profile {
         ("damage", Profile::Damage),
         ("cut-off", Profile::CutOff),
         ("hand-over", Profile::HandOver),
+        ("slow-member", Profile::SlowMember),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
@@ -105,7 +109,9 @@ impl Profile {
             (Profile::Mixed, 5) => Profile::Storage,
             (Profile::Mixed, 6) => Profile::Session,
             (Profile::Mixed, 7) => Profile::Watch,
+            (Profile::Mixed, 8) if seed.is_multiple_of(4) => Profile::SlowMember,
             (Profile::Mixed, 8) => Profile::Light,
+            (Profile::Mixed, 9) if seed / 10 % 2 == 1 => Profile::HandOver,
             (Profile::Mixed, _) => Profile::Standard,
             (other, _) => other,
         }
@@ -116,7 +122,10 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
-            || matches!(self, Profile::CutOff | Profile::HandOver | Profile::CalmHandOver)
+            || matches!(
+                self,
+                Profile::CutOff | Profile::HandOver | Profile::CalmHandOver | Profile::SlowMember
+            )
             || self.is_special()
     }
 
@@ -128,7 +137,14 @@ impl Profile {
     }
 
     fn is_calm(self) -> bool {
-        matches!(self, Profile::Calm | Profile::CalmEnsemble | Profile::CalmReconfig | Profile::CalmHandOver)
+        matches!(
+            self,
+            Profile::Calm
+                | Profile::CalmEnsemble
+                | Profile::CalmReconfig
+                | Profile::CalmHandOver
+                | Profile::SlowMember
+        )
     }
 
     /// Whether servers come and go.
@@ -162,6 +178,8 @@ pub struct Swarm {
     pub chaos: Nanos,
     /// What an operator does.
     pub operator: Option<Duties>,
+    /// What is wrong with the last server, where all others are well, and where the chance of it comes from.
+    pub slow: Option<(Trouble, u64)>,
     /// What only special kinds of run have.
     pub special: Special,
 }
@@ -238,6 +256,7 @@ impl Swarm {
             Profile::Light => chance.within(120..600) * SECOND,
             Profile::Calm | Profile::CalmEnsemble => 20 * SECOND,
             Profile::CalmHandOver => 60 * SECOND,
+            Profile::SlowMember => 100 * SECOND,
             _ => chance.within(40..160) * SECOND,
         };
         let (voters, observers) = if profile.is_of_many() {
@@ -259,6 +278,7 @@ impl Swarm {
             faults: Vec::new(),
             chaos,
             operator: None,
+            slow: None,
             special: Special::NONE,
         };
         swarm.draw_clients(profile, chance);
@@ -267,13 +287,16 @@ impl Swarm {
             swarm.draw_changes(&mut extra);
         }
         swarm.draw_sessions(profile, &mut extra);
+        swarm.draw_operator(profile, &mut extra);
+        if profile == Profile::SlowMember {
+            swarm.draw_slow(&mut extra);
+        }
         // With one snapshot there is soon none behind which a log could be cut. But if it rots, there is none at all.
         if profile == Profile::Rejoin
             && !swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::SnapshotRots)
         {
             swarm.server.keep = 1;
         }
-        swarm.draw_operator(profile, &mut extra);
         swarm.draw_special(profile, special);
         swarm
     }
@@ -297,6 +320,26 @@ impl Swarm {
             self.faults.retain(|(kind, _)| *kind != FaultKind::Partition);
             self.faults.push((FaultKind::Partition, chance.log_uniform(4, 12) * SECOND));
         }
+    }
+
+    /// One that is slow among others that are well.
+    fn draw_slow(&mut self, chance: &mut Chance) {
+        self.voters = self.voters.max(3);
+        self.servers = self.voters;
+        let all = [Trouble::Disk, Trouble::Network, Trouble::Falls, Trouble::Pauses];
+        self.slow = chance.pick(&all).map(|trouble| (*trouble, chance.bits()));
+        let habits = Habits {
+            timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
+            pause: SECOND / 4,
+            pipeline: 4,
+            users: Vec::new(),
+            restless: 0,
+            moves: 0,
+            dies: 0,
+            reads_only: false,
+        };
+        self.without = 0;
+        self.clients = (0..6).map(|_| (Kind::Register, habits.clone())).collect();
     }
 
     /// An operator, for some.

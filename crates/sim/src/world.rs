@@ -15,6 +15,7 @@ use crate::observer::Observer;
 use crate::operator::{Operation, Operator};
 use crate::process::{Clock, Server, ServerEvent};
 use crate::queue::{MS, Nanos, Queue, SECOND};
+use crate::slow::{Moment, Slow};
 use crate::swarm::Swarm;
 use crate::trace::Trace;
 use crate::workload::Workload;
@@ -36,6 +37,8 @@ pub enum Event {
     Mend(Mend),
     /// An operator does something.
     Operation(Operation),
+    /// The plan of a run in which one server is slow goes on.
+    Slow(Moment),
 }
 
 /// What ends when a fault ends.
@@ -74,6 +77,8 @@ pub struct Counts {
     pub registers: u64,
     /// Hand-overs that leaders have begun.
     pub hand_overs: u64,
+    /// Whether the rate of an ensemble with one slow member was measured.
+    pub slow_measured: u64,
     /// What the longest write took, where leaders that hand over are all that happens.
     pub longest_write: Nanos,
 }
@@ -139,6 +144,8 @@ pub struct World {
     pub planner: Planner,
     /// Who asks leaders to hand over.
     pub operator: Operator,
+    /// The plan of one that is slow.
+    pub slow: Slow,
     /// How long things may take once nothing is wrong.
     pub patience: Patience,
 }
@@ -163,7 +170,8 @@ impl World {
         let is_still = swarm.faults.is_empty()
             && swarm.special.is_none()
             && !swarm.server.reconfig
-            && swarm.operator.is_none();
+            && swarm.operator.is_none()
+            && swarm.slow.is_none();
         stage.observer.is_calm = is_still;
         let servers = (0..swarm.servers).map(|index| {
             let rate = if swarm.skewed_clocks { 0.9 + 0.2 * chance.unit() } else { 1.0 };
@@ -184,7 +192,9 @@ impl World {
         let servers = servers.collect();
         let clients = swarm.clients.iter().enumerate().map(|(index, (kind, habits))| {
             let workload = Workload::new(*kind, index, swarm.without).among(swarm.servers);
-            Client::new(index, swarm.servers, habits.clone(), workload, chance.fork())
+            // Nobody depends on the one that is slow.
+            let servers = swarm.servers - usize::from(swarm.slow.is_some());
+            Client::new(index, servers, habits.clone(), workload, chance.fork())
         });
         let clients = clients.collect();
         World {
@@ -193,6 +203,7 @@ impl World {
             clients,
             planner: Planner::new(swarm, chance.fork()),
             operator: Operator::new(swarm.operator),
+            slow: Slow::new(swarm.slow),
             patience: Patience::of(swarm),
         }
     }
@@ -207,6 +218,7 @@ impl World {
         }
         self.planner.start(&mut self.stage);
         self.operator.plan(&mut self.stage);
+        self.slow.plan(&mut self.stage);
     }
 
     /// Lets time pass, to an end or to the first invariant that does not hold.
@@ -251,7 +263,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        let World { stage, servers, clients, planner, operator, .. } = self;
+        let World { stage, servers, clients, planner, operator, slow, .. } = self;
         match event {
             Event::Net(event) => stage.net.handle(&mut stage.queue, event),
             Event::Server(index, life, event) => {
@@ -275,6 +287,7 @@ impl World {
             Event::Fault(kind) => planner.strike(stage, servers, kind),
             Event::Mend(mend) => planner.mend(stage, servers, &mend),
             Event::Operation(operation) => operator.act(stage, servers, operation),
+            Event::Slow(moment) => slow.act(stage, servers, moment),
         }
     }
 

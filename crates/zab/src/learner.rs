@@ -206,6 +206,10 @@ impl Learner {
                 }
                 Ok(())
             }
+            PeerPacket::Moved { session } => {
+                cx.out.push_back(Action::Moved(session));
+                Ok(())
+            }
             PeerPacket::Revalidated { session, valid } => {
                 cx.out.push_back(Action::Revalidated(session, valid));
                 Ok(())
@@ -284,7 +288,7 @@ impl Learner {
     /// Ends the role: what is in the log but not applied, and whether the state must be read from the disk again
     /// because it is not that of the log.
     pub(crate) fn end(self, cx: &mut Common) -> (Vec<Proposal>, bool) {
-        if let Some(link) = self.link {
+        if let Some(link) = self.link.filter(|_| !is(Fault::OldLinkSurvives)) {
             cx.out.push_back(Action::Close(link));
         }
         let is_logged = matches!(

@@ -60,6 +60,14 @@ pub(super) struct Peers {
 const SLICE_ROOM: usize = 64 << 10;
 
 impl Peers {
+    /// Links that this server has asked for, and those that came to it. A dial that is not answered yet is no link: when
+    /// it is, the node closes it.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let open = self.links.values().filter(|link| link.dial.is_none());
+        let (dialled, accepted): (Vec<_>, Vec<_>) = open.partition(|link| link.side == Side::Dialler);
+        (dialled.len(), accepted.len())
+    }
+
     pub(super) fn has(&self, link: LinkId) -> bool {
         self.links.contains_key(&link)
             || self.listened.contains_key(&link)
@@ -213,6 +221,11 @@ impl Server {
     fn notify(&mut self, stage: &mut Stage, to: ServerId, notification: &Notification) {
         let Some(process) = &mut self.process else { return };
         stage.observer.notified(self.index, notification);
+        let (now, index) = (stage.queue.now(), self.index);
+        stage.trace.note(now, || {
+            let Notification { state, leader, zxid, round, peer_epoch, .. } = notification;
+            format!("server {index} tells {to}: {state:?}, {leader} with {zxid} of epoch {peer_epoch:?} in {round:?}")
+        });
         let bytes = self.manners.write_vote(notification, &mut self.chance);
         if index_of(to) == self.index {
             // What a server tells itself it hears at once.
