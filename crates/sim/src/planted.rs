@@ -58,7 +58,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::WipedVotes, Profile::Election, 500),
     grade(Fault::SyncWithoutQuorum, Profile::Deposed, 100),
     grade(Fault::LearnerAddedLate, Profile::Ensemble, 50),
-    grade(Fault::OldRoundCounted, Profile::Election, 300),
+    grade(Fault::OldRoundCounted, Profile::Election, 1000),
     grade(Fault::NotificationErrorEnds, Profile::Hostile, 50),
     grade(Fault::ObserverCounted, Profile::Hostile, 100),
     grade(Fault::OldTimerSurvives, Profile::CalmEnsemble, 20),
