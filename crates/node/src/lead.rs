@@ -125,13 +125,12 @@ impl Node {
         }
     }
 
-    /// Tells a learner that the client of a session is at another server by now. It is the answer to a question that the
-    /// learner has not asked; Java's notes that and does nothing. Ours must not keep the old connection over a change of
-    /// leaders: the next one does not know who owns the session.
+    /// Tells a learner that the client of a session is at another server by now. Java's does not know the packet and passes
+    /// over it. Ours must not keep the old connection over a change of leaders: the next one does not know who owns the
+    /// session.
     pub(crate) fn tell_of_move(&mut self, learner: LinkId, session: SessionId) {
         if let Some(member) = self.as_member().filter(|_| !is(Fault::OldConnectionServed)) {
-            let packet = PeerPacket::Revalidated { session, valid: true };
-            member.agreement.send_to_learner(learner, packet);
+            member.agreement.send_to_learner(learner, PeerPacket::Moved { session });
         }
     }
 

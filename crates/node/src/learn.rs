@@ -142,14 +142,15 @@ impl Node {
     /// The leader says whether a session lives.
     pub(crate) fn revalidated(&mut self, session: SessionId, valid: bool, fx: &mut Effects) {
         let Some(member) = self.as_member() else { return };
-        let Some(asked) = member.revalidating.get_mut(&session) else {
-            return self.session_moved(session, valid, fx);
-        };
+        let Some(asked) = member.revalidating.get_mut(&session) else { return };
         asked.answers -= 1;
-        let waits = asked.conn.take();
-        if asked.answers == 0 {
-            member.revalidating.remove(&session);
+        // Answers come in the order of the questions. An older one says nothing of where the session is by now: its client
+        // may have been at another server between the two.
+        if asked.answers > 0 {
+            return;
         }
+        let waits = asked.conn;
+        member.revalidating.remove(&session);
         let Some(id) = waits else { return };
         if !self.is_opening(id) {
             return;
@@ -165,11 +166,11 @@ impl Node {
         self.take_over(id, key, fx);
     }
 
-    /// The leader answers what this server has not asked: the session lives, and its client is at another server. What
-    /// still comes on its old connection was sent before that.
-    fn session_moved(&mut self, session: SessionId, valid: bool, fx: &mut Effects) {
+    /// The client of a session has come to another server. What still comes on its old connection was sent before that. If
+    /// it has come here anew since, that is another connection, of which the leader has been asked.
+    pub(crate) fn session_moved(&mut self, session: SessionId, fx: &mut Effects) {
         let tracked = self.expiry.key(session).and_then(|key| self.expiry.get(key));
-        if let Some(conn) = tracked.and_then(|tracked| tracked.conn).filter(|_| valid) {
+        if let Some(conn) = tracked.and_then(|tracked| tracked.conn) {
             info!("Session {session} has moved to another server");
             self.close(conn, fx);
         }

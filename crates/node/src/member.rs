@@ -77,7 +77,7 @@ pub(crate) struct Member {
 pub(crate) struct Revalidating {
     /// Who waits.
     pub(crate) conn: Option<ConnId>,
-    /// Answers that are due; the first one is for whoever waits.
+    /// Answers that are due; the last one is for whoever waits.
     pub(crate) answers: usize,
 }
 
@@ -287,6 +287,7 @@ impl Node {
             Action::Revalidate(link, session, timeout_ms) => {
                 self.learner_revalidates(link, session, timeout_ms, fx);
             }
+            Action::Moved(session) => self.session_moved(session, fx),
             Action::Revalidated(session, valid) => self.revalidated(session, valid, fx),
             Action::Pinged(zxid) => self.pinged(zxid),
             Action::Synced => self.passed_sync_done(fx),

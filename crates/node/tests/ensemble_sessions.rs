@@ -76,6 +76,20 @@ fn whoever_comes_anew_has_left_its_old_connection_before_the_leader_says_so() {
 }
 
 #[test]
+fn the_answer_to_an_older_question_takes_no_session() {
+    let mut e = Ensemble::new(3, 6);
+    e.settle();
+    let learner = (0..3).find(|host| Some(*host) != e.leader()).unwrap();
+    let (_, session) = e.client(learner, 4000);
+    e.connect(learner, session, 4000);
+    let again = e.connect(learner, session, 4000);
+    e.forge_from_leader(learner, PeerPacket::Revalidated { session, valid: true });
+    assert!(e.take_bytes(again).is_empty(), "that was asked for the first of the two");
+    e.forge_from_leader(learner, PeerPacket::Revalidated { session, valid: true });
+    assert!(!e.take_bytes(again).is_empty());
+}
+
+#[test]
 fn a_wrong_password_takes_no_session() {
     let mut e = Ensemble::new(3, 3);
     e.settle();

@@ -143,6 +143,12 @@ pub enum PeerPacket {
         /// As in a proposal.
         txn: Bytes,
     },
+    /// Between servers of ours only: the client of a session has come to another server. Whoever does not know the packet
+    /// passes over it.
+    Moved {
+        /// Which session.
+        session: SessionId,
+    },
     /// A packet of a type that we do not know.
     Unknown {
         /// Its type.
@@ -249,6 +255,8 @@ mod kind {
     pub(super) const LEADER_INFO: i32 = 17;
     pub(super) const ACK_EPOCH: i32 = 18;
     pub(super) const INFORM_AND_ACTIVATE: i32 = 19;
+    /// Far from what others may come to use.
+    pub(super) const MOVED: i32 = 1001;
 }
 
 /// Bytes of a session in a ping's answer.
@@ -322,6 +330,7 @@ impl PeerPacket {
                 let designated = designated(&mut data)?;
                 PeerPacket::InformAndActivate { zxid, designated, txn: data }
             }
+            kind::MOVED => PeerPacket::Moved { session: SessionId(Reader::new(&required(data)?).long()?) },
             _ => PeerPacket::Unknown { kind, zxid, data },
         })
     }
@@ -353,6 +362,9 @@ impl PeerPacket {
                 out.put_long(session.0);
                 out.put_boolean(*valid);
                 no_auth(out);
+            }
+            PeerPacket::Moved { session } => {
+                plain(out, kind::MOVED, NO_ZXID, Some(&session.0.to_be_bytes()));
             }
             PeerPacket::Sync => plain(out, kind::SYNC, Zxid::ZERO, None),
             PeerPacket::Inform { zxid, txn } => plain(out, kind::INFORM, *zxid, Some(txn)),

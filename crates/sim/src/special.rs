@@ -82,7 +82,9 @@ impl Swarm {
             }
             _ if profile.is_of_many() && chance.happens(0.3) && !self.faults.is_empty() => {
                 self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
-                for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && self.spares == 0) {
+                for kind in
+                    FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !profile.is_of_change())
+                {
                     self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
                 }
             }

@@ -122,9 +122,9 @@ impl Profile {
     pub fn is_of_many(self) -> bool {
         matches!(self, Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::CalmEnsemble)
             || self.is_of_change()
-            || matches!(self, Profile::HandOver | Profile::CalmHandOver | Profile::SlowMember)
+            || matches!(self, Profile::CutOff | Profile::HandOver | Profile::CalmHandOver)
+            || self == Profile::SlowMember
             || self.is_special()
-            || self == Profile::CutOff
     }
 
     /// Whether runs of this kind make faults of that kind.
@@ -146,7 +146,7 @@ impl Profile {
     }
 
     /// Whether servers come and go.
-    fn is_of_change(self) -> bool {
+    pub(crate) fn is_of_change(self) -> bool {
         matches!(self, Profile::Reconfig | Profile::CalmReconfig)
     }
 }

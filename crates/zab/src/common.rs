@@ -115,6 +115,8 @@ pub enum Action {
     Touched(LinkId, Vec<(SessionId, i32)>),
     /// A learner asks for a session.
     Revalidate(LinkId, SessionId, i32),
+    /// The leader says that the client of a session has come to another server.
+    Moved(SessionId),
     /// The leader says whether a session lives.
     Revalidated(SessionId, bool),
     /// The leader asks whether this learner is there: answer with the sessions heard of.

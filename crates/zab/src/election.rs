@@ -406,8 +406,13 @@ impl Election {
         }
         self.learn_config(now, &message, out);
         self.answer(now, from, &message, out);
-        if self.quorums.is_voter(from) && self.quorums.is_voter(message.leader) {
+        if !self.quorums.is_voter(from) {
+            return;
+        }
+        if self.quorums.is_voter(message.leader) {
             self.count(now, from, &message, out);
+        } else if message.state == ServerState::Looking && message.leader == Vote::NOBODY {
+            self.catch_up(now, &message, out);
         }
     }
 

@@ -206,6 +206,10 @@ impl Learner {
                 }
                 Ok(())
             }
+            PeerPacket::Moved { session } => {
+                cx.out.push_back(Action::Moved(session));
+                Ok(())
+            }
             PeerPacket::Revalidated { session, valid } => {
                 cx.out.push_back(Action::Revalidated(session, valid));
                 Ok(())

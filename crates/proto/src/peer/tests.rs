@@ -205,6 +205,7 @@ pub(super) fn packet() -> impl Strategy<Value = PeerPacket> {
         (session(), any::<i32>())
             .prop_map(|(session, timeout_ms)| PeerPacket::Revalidate { session, timeout_ms }),
         (session(), any::<bool>()).prop_map(|(session, valid)| PeerPacket::Revalidated { session, valid }),
+        session().prop_map(|session| PeerPacket::Moved { session }),
         Just(PeerPacket::Sync),
         (zxid(), bytes()).prop_map(|(zxid, txn)| PeerPacket::Inform { zxid, txn }),
         (zxid(), designated())

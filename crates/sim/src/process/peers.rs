@@ -221,6 +221,11 @@ impl Server {
     fn notify(&mut self, stage: &mut Stage, to: ServerId, notification: &Notification) {
         let Some(process) = &mut self.process else { return };
         stage.observer.notified(self.index, notification);
+        let (now, index) = (stage.queue.now(), self.index);
+        stage.trace.note(now, || {
+            let Notification { state, leader, zxid, round, peer_epoch, .. } = notification;
+            format!("server {index} tells {to}: {state:?}, {leader} with {zxid} of epoch {peer_epoch:?} in {round:?}")
+        });
         let bytes = self.manners.write_vote(notification, &mut self.chance);
         if index_of(to) == self.index {
             // What a server tells itself it hears at once.

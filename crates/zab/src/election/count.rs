@@ -78,6 +78,23 @@ impl Election {
         self.judge(now, is_news);
     }
 
+    /// A voter that does not know that it votes, because a reconfiguration that makes it one was on its way when
+    /// everybody fell, stands for nobody. It may be ahead in rounds, for it has begun anew with each configuration that it
+    /// heard of, and would take no vote of an earlier one: without it there may be no quorum. Java's servers drop its
+    /// message, and all wait.
+    pub(super) fn catch_up(&mut self, now: Duration, message: &Notification, out: &mut Vec<Output>) {
+        let Role::Looking(looking) = &mut self.role else { return };
+        if !looking.is_counted() || message.zxid == emptied::NOT_COUNTED || message.round <= self.round {
+            return;
+        }
+        self.round = message.round;
+        looking.votes.clear();
+        looking.finalize_at = None;
+        looking.proposal = Vote { round: self.round, ..looking.own };
+        self.send_all(out);
+        self.judge(now, true);
+    }
+
     /// Looks whether a quorum agrees with the proposal, and if so starts to wait for a better one. News start
     /// the wait anew; what was known already does not, or a peer that repeats itself could hold it up forever.
     pub(super) fn judge(&mut self, now: Duration, is_news: bool) {
