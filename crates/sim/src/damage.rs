@@ -3,6 +3,9 @@
 //!
 //! While a machine runs it reads what it wrote, so until then nobody can tell; that is why the damage is done at the
 //! moment of the loss, to what is durable by then.
+//!
+//! The last record of an older file stays: without it the file ends as if nothing had ever followed, and if the next file
+//! begins an epoch, no reader can know. Only digests tell, at whoever is sent what comes after.
 
 use std::path::Path;
 
@@ -18,11 +21,19 @@ const BLOCK: usize = 512;
 /// Spoils one of the logs on a disk; false if there is nothing to spoil.
 pub fn spoil_log(disk: &SimDisk, kind: FaultKind, chance: &mut Chance) -> bool {
     let files = disk.durable_files(&Path::new(crate::process::DATA).join("version-2"));
-    let logs: Vec<usize> =
-        files.iter().filter(|(name, ..)| name.starts_with("log.")).map(|(_, inode, _)| *inode).collect();
-    let Some(inode) = chance.pick(&logs).copied() else { return false };
-    let bytes = disk.durable_bytes(inode, 0);
-    let all = records(&bytes);
+    let is_log = |name: &str| i64::from_str_radix(name.strip_prefix("log.")?, 16).ok();
+    let mut logs: Vec<(i64, usize)> =
+        files.iter().filter_map(|(name, inode, _)| Some((is_log(name)?, *inode))).collect();
+    logs.sort_unstable();
+    let newest = logs.last().map(|(_, inode)| *inode);
+    let Some((_, inode)) = chance.pick(&logs).copied() else { return false };
+    let mut bytes = disk.durable_bytes(inode, 0);
+    let mut all = records(&bytes);
+    if newest != Some(inode)
+        && let Some(last) = all.pop()
+    {
+        bytes.truncate(last.at);
+    }
     let Some(record) = chance.pick(&all).copied() else { return false };
     match kind {
         FaultKind::LostWrite => {

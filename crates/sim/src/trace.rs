@@ -13,6 +13,9 @@ pub struct Trace {
     lines: Rc<RefCell<VecDeque<String>>>,
 }
 
+/// A line is no longer than this: data of clients may be megabytes.
+const LINE_MAX: usize = 1000;
+
 impl Trace {
     /// A trace that keeps the last so many lines; with 0 nothing is even put into words.
     #[must_use]
@@ -31,7 +34,12 @@ impl Trace {
             lines.pop_front();
         }
         let (seconds, micros) = (now / 1_000_000_000, now / 1_000 % 1_000_000);
-        lines.push_back(format!("{seconds:>5}.{micros:06} {}", words()));
+        let mut line = format!("{seconds:>5}.{micros:06} {}", words());
+        if let Some((cut, _)) = line.char_indices().nth(LINE_MAX) {
+            line.truncate(cut);
+            line.push('…');
+        }
+        lines.push_back(line);
     }
 
     /// The lines that are kept.

@@ -38,7 +38,8 @@ fn play(script: &str) -> String {
     assert_eq!(world.stage.observer.violation, None);
     let kept = |line: &String| {
         let told = line.split_whitespace().skip(1).collect::<Vec<_>>();
-        let is_server = told.first() == Some(&"server") && !matches!(told.get(2), Some(&("->" | "<-")));
+        let is_server =
+            told.first() == Some(&"server") && !matches!(told.get(2), Some(&("->" | "<-" | "tells")));
         let is_plan = ["Snap {", "Trunc {", "Diff {"].iter().any(|plan| line.contains(plan));
         is_server || is_plan && told.get(2) == Some(&"->")
     };
