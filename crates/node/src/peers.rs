@@ -106,7 +106,7 @@ pub enum PeerInput {
         /// The number of the task.
         task: u64,
         /// The newest transaction of the log that is not after the one asked for, and everything after that, in
-        /// order; `None` if the log does not reach back so far, or the bound was passed.
+        /// order; `None` if the log does not reach back so far, one of its files breaks off, or the bound was passed.
         records: Option<Vec<Proposal>>,
     },
     /// [`Task::Reload`] is done.
