@@ -331,6 +331,31 @@ impl Node {
         }
     }
 
+    /// What a role has left behind, by name: nothing, whenever this server serves nobody and holds nobody.
+    #[must_use]
+    pub fn left_behind(&self) -> Vec<&'static str> {
+        let Order::Ensemble(member) = &self.order else { return Vec::new() };
+        if member.duty != Duty::Idle {
+            return Vec::new();
+        }
+        let has_clients = self.conns.iter().any(|conn| matches!(conn.phase, Phase::Open(_) | Phase::Opening));
+        let all = [
+            ("clients", has_clients),
+            ("watches", self.watches.total() > 0),
+            ("requests without an answer", self.outstanding > 0 || self.large_waiting > 0),
+            ("clients that are not read from", !self.paused.is_empty()),
+            ("askers of transactions on their way", !self.origins.is_empty()),
+            ("sessions and their timers", self.expiry.len() > 0 || !self.expired.is_empty()),
+            ("a search for what may go", self.reaping.is_some()),
+            ("syncs", !member.syncs.is_empty() || !member.passed_syncs.is_empty()),
+            ("sessions that the leader was asked for", !member.revalidating.is_empty()),
+            ("snapshots for learners", !member.transfers.are_none()),
+            ("a part of a leader's snapshot", member.loader.is_some()),
+            ("requests held for a leader", member.held.is_some()),
+        ];
+        all.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
+    }
+
     /// This server leads. Every session gets its full timeout: nobody knows what its server heard of it last.
     fn lead(&mut self, epoch: oxkeeper_proto::Epoch, fx: &mut Effects) {
         info!("Leading in epoch {}", epoch.0);

@@ -54,6 +54,11 @@ pub(crate) struct Transfers {
 }
 
 impl Transfers {
+    /// Whether no learner gets or waits for one.
+    pub(crate) fn are_none(&self) -> bool {
+        self.wanted.is_empty() && self.held.is_empty() && self.target != Target::Learners
+    }
+
     pub(crate) fn clear(&mut self) {
         self.wanted.clear();
         self.held.clear();

@@ -678,6 +678,11 @@ impl Server {
             _ => dialled + accepted == 0 && !listens,
         };
         stage.observer.check_role(self.index, role.0, is_clean);
+        let left = process.node.left_behind();
+        if !left.is_empty() {
+            return stage
+                .violate(21, format!("server {} is {:?} and still has {left:?}", self.index, role.0));
+        }
         let reads = process.conns.values().filter(|(_, conn)| conn.read_only && !conn.closing).count();
         if role.1 && reads > 0 {
             let what = format!("server {} serves and leaves {reads} clients to read", self.index);
