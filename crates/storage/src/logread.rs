@@ -151,6 +151,7 @@ impl LogReader {
     /// | zxids of one epoch with a gap | refused | refused |
     /// | a broken record, and the next epoch in the next file | | passed, see [`LogReader::check_fit`] |
     /// | no bytes at all | ends | refused |
+    /// | another first record than the file is named after | refused | refused |
     ///
     /// # Errors
     /// What was acknowledged is damaged, or the disk failed.
@@ -195,7 +196,7 @@ impl LogReader {
     }
 
     fn open_next(&mut self) -> Result<bool, StorageError> {
-        let Some((_, path)) = self.files.pop() else { return Ok(false) };
+        let Some((first, path)) = self.files.pop() else { return Ok(false) };
         let file =
             self.disk.open_to_read(&path).map_err(|error| StorageError::io("opening", &path, error))?;
         let size = file.size().map_err(|error| StorageError::io("reading", &path, error))?;
@@ -207,6 +208,7 @@ impl LogReader {
         }
         let mut scan = Scan::new(file, path, size);
         scan.check_header()?;
+        scan.check_name(first, self.limits)?;
         self.current = Some(scan);
         Ok(true)
     }
@@ -281,6 +283,21 @@ impl Scan {
             ));
         }
         Ok(())
+    }
+
+    /// A file is named after its first record, which is written with its header and never cut off alone. If another
+    /// record stands there, the disk has stored it in the wrong place, and what was there is lost. That it may follow what
+    /// older files and snapshots hold, because it begins an epoch, proves nothing.
+    fn check_name(&mut self, first: Zxid, limits: ReadLimits) -> Result<(), StorageError> {
+        let found = self.advance(limits)?;
+        self.next_at = FILE_HEADER.len() as u64;
+        match found {
+            Found::Record(zxid) if zxid != first => {
+                let what = format!("the first transaction is {zxid}, and the file is named after {first}");
+                Err(StorageError::damaged(&self.path, self.record_at, what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// At most `len` bytes at `at`; fewer at the end of the file.
@@ -522,6 +539,27 @@ mod tests {
             read(&written(&[(EPOCH + 7, EPOCH + 9)], 50), 0).is_err(),
             "nor does a log behind no snapshot"
         );
+    }
+
+    #[test]
+    fn a_file_begins_with_the_transaction_in_its_name() {
+        const EPOCH: i64 = 1 << 32;
+        let disk = written(&[(1, 4), (4, 5)], 40);
+        let whole = read(&disk, 0).unwrap();
+        // What was written first stands nowhere any more: the next epoch was stored in its place.
+        let begins_next = written(&[(EPOCH + 1, EPOCH + 3)], 40);
+        let path = Path::new("/d/log.100000001");
+        let mut bytes = vec![0; begins_next.open(path).unwrap().size().unwrap() as usize];
+        begins_next.open(path).unwrap().read_at(&mut bytes, 0).unwrap();
+        edit(&disk, "log.4", |file| *file = bytes);
+        assert_eq!(whole.0, [1, 2, 3, 4]);
+        for after in [0, 3, EPOCH + 2] {
+            let error = read(&disk, after).unwrap_err().to_string();
+            assert!(
+                error.starts_with("/d/log.4 is damaged at offset 16: the first transaction is"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
