@@ -82,17 +82,17 @@ fn snapshot_that_nothing_replaces_is_not_passed_over() {
 
 #[test]
 fn a_log_that_goes_on_from_a_damaged_snapshot_alone_is_not_replayed_over_an_older_one() {
-    // A leader's snapshot of a later epoch took the place of the log, and was damaged: zxids show no gap.
+    // A leader's snapshot of the start of a later epoch took the place of the log, and was damaged: zxids show no gap.
     let disk = MemoryDisk::default();
     let dirs = Directories::new(Arc::new(disk.clone()), Path::new("/d"), Path::new("/d"));
     let writer =
-        SnapshotWriter::create(dirs.disk.clone(), &dirs.snapshots, Zxid::new(1, 5), Compression::None)
+        SnapshotWriter::create(dirs.disk.clone(), &dirs.snapshots, Zxid::new(1, 0), Compression::None)
             .unwrap();
     let name = writer.finish(None, true).unwrap();
     disk.open(&dirs.snapshots.join(name)).unwrap().set_size(20).unwrap();
     let oldest = std::fs::read(fixture("snapshot.0")).unwrap();
     disk.create(&dirs.snapshots.join("snapshot.0")).unwrap().write_at(&oldest, 0).unwrap();
-    let (session, cxid, zxid, time) = (SessionId(7), Xid(0), Zxid::new(1, 6), 1);
+    let (session, cxid, zxid, time) = (SessionId(7), Xid(0), Zxid::new(1, 1), 1);
     let record = TxnRecord {
         header: TxnHeader { session, cxid, zxid, time, op: OpCode::CreateSession },
         txn: Txn::CreateSession { timeout_ms: 1000 },
@@ -108,7 +108,7 @@ fn a_log_that_goes_on_from_a_damaged_snapshot_alone_is_not_replayed_over_an_olde
         RecoverOptions { rules: Rules::DEFAULT, record_bytes_max: 1 << 20, trust_empty: false, seed: 5 };
     let error = recover(&dirs, &options).unwrap_err().to_string();
     assert!(
-        error.contains("snapshot.100000005 is damaged") && error.contains("from no older one"),
+        error.contains("snapshot.100000000 is damaged") && error.contains("from no older one"),
         "{error}"
     );
 }

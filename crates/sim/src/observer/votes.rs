@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
-use oxkeeper_proto::{ErrorCode, Round, ServerId, SessionId, Txn, TxnRecord};
+use oxkeeper_proto::{ErrorCode, OpCode, Round, ServerId, SessionId, Txn, TxnRecord};
 
 use super::Observer;
 
@@ -48,14 +48,16 @@ impl Observer {
     }
 
     /// Whether the vote is that of a leader who hands over: its last transaction, a failure of nobody's with the code of
-    /// success, names the next one in place of a client's number.
+    /// success, names the next one in place of a client's number. Or that of a server which has become a voter or an
+    /// observer by a reconfiguration, and comes to its leader anew.
     fn is_named(&self, said: &Notification) -> bool {
         let Some(record) = self.agreed.get(&said.zxid).and_then(|txn| TxnRecord::decode(txn).ok()) else {
             return false;
         };
-        record.header.session == SessionId::NONE
+        let hands_over = record.header.session == SessionId::NONE
             && matches!(record.txn, Txn::Error { code: ErrorCode::OK })
-            && i64::from(record.header.cxid.0) == said.leader.0
+            && i64::from(record.header.cxid.0) == said.leader.0;
+        hands_over || record.header.op == OpCode::Reconfig
     }
 
     fn check_election(&mut self, server: usize, said: &Notification) {
