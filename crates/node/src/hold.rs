@@ -5,8 +5,8 @@
 //! applies the transaction that hands over was not offered, and never will be; so it is put on its way again. Sessions
 //! whose client has turned up at another server were told of by the old leader before that ([`Node::session_moved`]), so no
 //! connection is left that its client has given up for another one; and the next epoch's leader hears of every later move.
-//! Watches are true as long as this server's state only
-//! grows: when it must go back, or take another one, clients are let go.
+//! Watches are true as long as this server's state only grows, by what is agreed: when it must go back, or take another
+//! one, or a history that may end with what was never agreed, clients are let go.
 //!
 //! [`Node::session_moved`]: crate::Node
 
@@ -118,6 +118,18 @@ impl Node {
         }
     }
 
+    /// An epoch is promised. Whoever is held may stay only for the one that follows the epoch that was left: everything
+    /// before it is agreed. A later one begins with a history that is applied before it is agreed, and watches would tell
+    /// of it.
+    pub(crate) fn epoch_promised(&mut self, epoch: Epoch, fx: &mut Effects) {
+        let was_missed =
+            |member: &mut Member| member.held.as_ref().is_some_and(|held| held.is_too_old_for(epoch));
+        if self.as_member().is_some_and(was_missed) {
+            info!("Epoch {} comes, and one before it was missed: letting clients go", epoch.0);
+            self.let_go(fx);
+        }
+    }
+
     /// Lets go of everybody who is held.
     pub(crate) fn let_go(&mut self, fx: &mut Effects) {
         if self.duty() == Duty::Holds {
@@ -142,7 +154,7 @@ impl Node {
         let now_ms = millis(self.now.mono);
         let taken = |member: &mut Member| member.held.take().map(|held| (held, member.agreement.epochs().1));
         let Some((held, epoch)) = self.as_member().and_then(taken) else { return };
-        if epoch.0 != held.left.0 + 1 {
+        if held.is_too_old_for(epoch) {
             info!("Epoch {} was missed: letting clients go", held.left.0 + 1);
             return self.close_all(fx);
         }
@@ -180,6 +192,11 @@ impl Node {
 }
 
 impl Held {
+    /// Whether an epoch is not the one that follows the epoch that was left.
+    fn is_too_old_for(&self, epoch: Epoch) -> bool {
+        self.left.0.checked_add(1) != Some(epoch.0)
+    }
+
     fn add(&mut self, conn: &Conn) {
         for waiting in &conn.waiting {
             if let Waiting::Frame { bytes, .. } = waiting {

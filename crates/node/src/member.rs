@@ -240,6 +240,9 @@ impl Node {
                 if let Durable::Truncate(_) = &work {
                     self.abandon_snapshot(fx);
                 }
+                if let Durable::AcceptedEpoch(epoch) = &work {
+                    self.epoch_promised(*epoch, fx);
+                }
                 fx.durable.push((ticket, work));
             }
             Action::ReadLog { task, from } => {

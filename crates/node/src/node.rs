@@ -330,10 +330,14 @@ impl Node {
     }
 
     /// Removes containers that are empty and TTL znodes whose time is over: some now, the others in the next
-    /// ticks.
+    /// ticks. Nothing is removed that something on its way concerns: that may have put another znode there, or a newer one.
+    /// ZooKeeper's reaper does not look, and takes it for the one that it has found.
+    ///
+    /// Source: `PrepRequestProcessor.pRequest2Txn` (`deleteContainer`), 3.9.
     fn reap(&mut self, place: u32, most: usize, fx: &mut Effects) {
         let never_used_ms = self.settings.reap.never_used_ms;
         let (mut due, next) = self.tree.reapable(self.now.wall_ms, never_used_ms, place, REAPED_AT_ONCE);
+        due.retain(|path| !self.pending.touches(path));
         due.truncate(most);
         let left = most - due.len();
         self.reaping = next.filter(|_| left > 0).map(|place| (place, left));

@@ -328,6 +328,51 @@ fn clients_are_let_go_if_the_next_epoch_was_missed() {
     assert!(e.is_closed(old));
 }
 
+/// The history with which a later epoch begins may end with what was never agreed, and is applied before it is. Watches
+/// must not tell of it.
+#[test]
+fn clients_are_let_go_before_the_history_of_a_later_epoch_shows() {
+    let mut e = Ensemble::new(4, 15);
+    acquainted(&mut e);
+    let leader = e.leader().unwrap();
+    let [successor, other, missing] = [1, 2, 3].map(|n| (leader + n) % 4);
+    let (held, _) = e.client(missing, 4000);
+    let watch = Request::Exists { path: "/late".into(), watch: true };
+    assert_eq!(e.ask(held, 1, &watch), ErrorCode::NONODE);
+    let (writer, _) = e.client(successor, 4000);
+    e.run(300);
+    e.cut.insert((successor.min(missing), successor.max(missing)));
+    e.hand_over(leader, Some(successor)).unwrap();
+    while e.status(missing).unwrap().serving {
+        assert!(e.deliver(), "it hears of it");
+    }
+    e.cut_off(missing);
+    e.until("the successor leads", |e| e.leader() == Some(successor));
+    let agreed = e.status(successor).unwrap().last_zxid;
+    for host in [leader, other] {
+        e.hosts[host].lazy = true;
+    }
+    e.send(writer, 1, &create("/late", 0));
+    let status = e.status(successor).unwrap();
+    assert!(status.last_zxid == agreed && status.last_logged > agreed, "only one disk has it");
+    for host in [leader, other] {
+        e.crash(host);
+    }
+    e.until("the successor is alone", |e| e.status(successor).unwrap().role == Role::Looking);
+    for host in [leader, other] {
+        e.hosts[host].lazy = false;
+        e.start(host);
+    }
+    e.until("it leads again", |e| e.status(successor).unwrap().role == Role::Leading);
+    assert!(!e.is_closed(held), "who is held still waits for the epoch that was missed");
+    e.heal();
+    e.settle();
+    assert!(e.is_closed(held));
+    assert_eq!(e.seen(held), []);
+    let (at, _) = e.client(missing, 4000);
+    assert_eq!(e.ask(at, 1, &exists("/late")), OK, "it is part of the history of the later epoch");
+}
+
 /// A server that was about to join the next leader takes what is in its log for its state when that is lost, agreed or
 /// not. Watches must not tell of it.
 #[test]

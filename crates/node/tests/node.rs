@@ -437,3 +437,44 @@ fn replies_of_reads_carry_their_bodies() {
     names.sort();
     assert_eq!(names, ["config", "quota"]);
 }
+
+/// The reaper looks at what is applied. What is on its way may have put another znode there.
+#[test]
+fn what_is_on_its_way_is_not_reaped() {
+    let mut w = World::with(|settings| {
+        settings.reap.interval_ms = 1000;
+        settings.session_timeout_max_ms = 60_000;
+    });
+    let conn = w.connect(SessionId(0), &[0; 16], 60_000).0;
+    let delete = |path: &'static str| Request::Delete { path: path.into(), version: -1 };
+    let container = |path: &'static str| {
+        let acl = Some(AclList::OPEN);
+        let op = OpCode::CreateContainer;
+        Request::Create(Create { op, path: path.into(), data: None, acl, flags: 4, ttl: -1 })
+    };
+    for (xid, request) in [
+        (1, container("/kept")),
+        (2, create("/kept/child", 0)),
+        (3, delete("/kept/child")),
+        (4, container("/idle")),
+        (5, create("/idle/child", 0)),
+        (6, delete("/idle/child")),
+    ] {
+        w.send(conn, xid, &request);
+    }
+    w.persist();
+    w.seen(conn);
+    w.send(conn, 7, &delete("/kept"));
+    w.send(conn, 8, &create("/kept", 0));
+    w.now_ms = 1000;
+    w.step(Input::Tick);
+    w.persist();
+    w.send(conn, 9, &exists("/kept", false));
+    w.send(conn, 10, &exists("/idle", false));
+    let codes: Vec<(i32, ErrorCode)> = w
+        .seen(conn)
+        .into_iter()
+        .filter_map(|seen| if let Seen::Reply(xid, _, code) = seen { Some((xid, code)) } else { None })
+        .collect();
+    assert_eq!(codes, [(7, OK), (8, OK), (9, OK), (10, ErrorCode::NONODE)]);
+}

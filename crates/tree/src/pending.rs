@@ -75,6 +75,12 @@ impl Pending {
         self.touched.is_empty()
     }
 
+    /// Whether something proposed that is not applied yet creates, changes or removes the node, or a child of it.
+    #[must_use]
+    pub fn touches(&self, path: &str) -> bool {
+        self.drafts.contains_key(path)
+    }
+
     /// Forgets what is applied now.
     pub fn applied(&mut self, zxid: Zxid) {
         while let Some((first, _)) = self.touched.front()
