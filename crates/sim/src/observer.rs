@@ -219,13 +219,13 @@ impl Observer {
         let (zxid, payload) = (proposal.zxid, &proposal.payload);
         // Learners log what their leader has decided before.
         let is_new = self.standalone || !self.proposed.contains_key(&zxid);
-        if let Ok(header) = TxnHeader::decode(&mut Reader::new(payload))
-            && is_new
-            && header.op == OpCode::CloseSession
-            && header.cxid.0 == 0
-        {
-            self.expired(server, zxid, header.session, now, rate);
-            self.check_lateness(server, zxid, header.session, now, rate);
+        match TxnHeader::decode(&mut Reader::new(payload)) {
+            Ok(header) if is_new && header.op == OpCode::CreateSession => self.opened(header.session, now),
+            Ok(header) if is_new && header.op == OpCode::CloseSession && header.cxid.0 == 0 => {
+                self.expired(server, zxid, header.session, now, rate);
+                self.check_lateness(server, zxid, header.session, now, rate);
+            }
+            _ => {}
         }
         if self.standalone {
             self.proposed.insert(zxid, now);

@@ -14,6 +14,8 @@ use crate::queue::{MS, Nanos, SECOND};
 pub(super) struct Lateness {
     /// By session.
     heard: BTreeMap<SessionId, Nanos>,
+    /// When a session became one of all servers. One server alone may have known it for long.
+    opened: BTreeMap<SessionId, Nanos>,
     /// By server: since when it has been running without a stop.
     running: BTreeMap<usize, Nanos>,
     /// Transactions that ended a session too late, and how late.
@@ -35,6 +37,11 @@ impl Observer {
         self.lateness.late.split_off(&Zxid(last.0 + 1));
     }
 
+    /// A leader has proposed to open a session.
+    pub(super) fn opened(&mut self, session: SessionId, now: Nanos) {
+        self.lateness.opened.insert(session, now);
+    }
+
     /// Something of a session was seen by some server.
     pub(super) fn heard_of(&mut self, session: SessionId, now: Nanos) {
         self.lateness.heard.insert(session, now);
@@ -45,7 +52,8 @@ impl Observer {
         let facts = self.sessions.get(&session)?;
         let running = self.lateness.running.get(&server).copied().unwrap_or(0);
         let heard = self.lateness.heard.get(&session).copied().unwrap_or(0).max(facts.begun);
-        let since = heard.max(running).max(self.reign_began(server));
+        let opened = self.lateness.opened.get(&session).copied().unwrap_or(0);
+        let since = heard.max(opened).max(running).max(self.reign_began(server));
         let silence = now.saturating_sub(since) as f64 * rate;
         let most = facts.timeout + facts.timeout / 10 + self.tick;
         (silence > most as f64).then(|| silence as Nanos - most)
