@@ -23,6 +23,7 @@ mod members;
 mod sessions;
 
 use members::Reconfigured;
+use sessions::says_over;
 
 /// What the replay learned, for the check of the watches.
 #[derive(Debug, Default)]
@@ -266,7 +267,7 @@ impl Replay<'_> {
             // What cannot be read fails as such.
             return self.settle(zxid, index, call, Err(refused.unwrap_or(ErrorCode::MARSHALLINGERROR)));
         };
-        let standing = self.standing(header.session.0, &request, refused);
+        let standing = self.standing(header.session.0, &request, says_over(txn));
         let writer = Writer {
             session: header.session.0,
             identities: &call.identities,

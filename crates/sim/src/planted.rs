@@ -43,7 +43,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::EpochAfterAck, Profile::Election, 50),
     grade(Fault::AcceptedEpochUnsynced, Profile::Election, 300),
     grade(Fault::EpochDirectoryUnsynced, Profile::Election, 50),
-    grade(Fault::TruncateFailureIgnored, Profile::Rejoin, 500),
+    grade(Fault::TruncateFailureIgnored, Profile::Rejoin, 4000),
     grade(Fault::PartialSnapshotKept, Profile::Rejoin, 500),
     grade(Fault::HistoryHole, Profile::Ensemble, 100),
     grade(Fault::CommitInSyncDropped, Profile::Ensemble, 300),

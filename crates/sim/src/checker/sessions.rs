@@ -1,6 +1,6 @@
 //! Sessions that not every server knows: what may be answered without a place in the order, and who may write.
 
-use oxkeeper_proto::{CreateMode, ErrorCode, OpCode, Request};
+use oxkeeper_proto::{CreateMode, ErrorCode, OpCode, Request, Txn};
 
 use super::Replay;
 use crate::history::{Call, Told};
@@ -31,10 +31,10 @@ impl Replay<'_> {
         &self,
         session: i64,
         request: &Request<'_>,
-        refused: Option<ErrorCode>,
+        was_over: bool,
     ) -> Result<(), ErrorCode> {
         let is_over = match self.may_be_anothers(session) {
-            true => makes_ephemeral(request) || refused == Some(ErrorCode::SESSIONEXPIRED),
+            true => makes_ephemeral(request) || was_over,
             false => !self.model.sessions.contains_key(&session),
         };
         if is_over { Err(ErrorCode::SESSIONEXPIRED) } else { Ok(()) }
@@ -43,6 +43,15 @@ impl Replay<'_> {
     /// Whether a leader may take a session for the local one of another server, because it does not know it.
     pub(super) fn may_be_anothers(&self, session: i64) -> bool {
         self.rules.local_sessions.is_some() && !self.model.sessions.contains_key(&session)
+    }
+}
+
+/// Whether a transaction is the refusal of a session that is over; of a list, its first failure says so.
+pub(super) fn says_over(txn: &Txn<'_>) -> bool {
+    match txn {
+        Txn::Error { code } => *code == ErrorCode::SESSIONEXPIRED,
+        Txn::Multi(all) => all.iter().any(says_over),
+        _ => false,
     }
 }
 
