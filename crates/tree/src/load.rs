@@ -82,10 +82,14 @@ impl Loader {
     /// Adds a znode. `stat` holds the 60 stored bytes.
     ///
     /// # Errors
-    /// Its parent has not come, it comes twice, or it has a time to live where that is not enabled.
+    /// Its path makes no sense, its parent has not come, it comes twice, or it has a time to live where that is not enabled.
     pub fn node(&mut self, path: &str, data: Option<&[u8]>, acl: i64, stat: &[u8]) -> Result<(), LoadError> {
         let stat = StatPersisted::decode(&mut Reader::new(stat))
             .map_err(|_| LoadError::Malformed { what: "stat" })?;
+        // A name between two slashes that is empty would make another path of this one as soon as it is put together again.
+        if path.ends_with('/') || path.contains("//") {
+            return Err(LoadError::Malformed { what: "path" });
+        }
         let rules = self.tree.rules.owners;
         if !rules.extended_types && Owner::looks_like_ttl(stat.ephemeral_owner) {
             return Err(LoadError::TtlNotEnabled { path: path.to_owned() });

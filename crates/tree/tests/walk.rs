@@ -5,7 +5,7 @@ use oxkeeper_proto::{
     Acl, AclList, Create, ErrorCode, OpCode, Request, SessionId, Txn, TxnDigest, TxnHeader, TxnRecord, Xid,
     Zxid,
 };
-use oxkeeper_tree::{Asker, Changes, Identity, Loader, Pending, Rules, Stamp, Tree};
+use oxkeeper_tree::{Asker, Changes, Identity, LoadError, Loader, Pending, Rules, Stamp, Tree};
 
 struct World {
     tree: Tree,
@@ -408,5 +408,19 @@ fn quota_usage_is_always_what_a_fresh_count_gives() {
             format!("count={count},bytes={bytes}"),
             "step {step}"
         );
+    }
+}
+
+/// An empty name between slashes would make another path of the same znode in the next snapshot.
+#[test]
+fn a_snapshot_with_a_path_that_makes_no_sense_is_refused() {
+    let stat = [0; 60];
+    for path in ["/", "//a", "/a//b", "/a/"] {
+        let mut loader = Loader::new(3, Rules::DEFAULT);
+        loader.node("", None, -1, &stat).unwrap();
+        loader.node("/a", None, -1, &stat).unwrap();
+        let refused = loader.node(path, None, -1, &stat);
+        assert!(matches!(refused, Err(LoadError::Malformed { what: "path" })), "{path}: {refused:?}");
+        assert!(loader.node("/a/b", None, -1, &stat).is_ok());
     }
 }
