@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use oxkeeper_planted::{Fault, is};
+use oxkeeper_proto::peer::notification::ServerState;
 use oxkeeper_proto::{SessionId, TxnRecord, Xid, path};
 use oxkeeper_tree::{Loader, Pending};
 use oxkeeper_zab::{Action, Agreement, Durable, Limits, Setup, Solo};
@@ -334,11 +335,12 @@ impl Node {
         }
     }
 
-    /// What a role has left behind, by name: nothing, whenever this server serves nobody and holds nobody.
+    /// What a role has left behind, by name: nothing, whenever this server looks for a leader and neither serves nor holds
+    /// anybody.
     #[must_use]
     pub fn left_behind(&self) -> Vec<&'static str> {
         let Order::Ensemble(member) = &self.order else { return Vec::new() };
-        if member.duty != Duty::Idle {
+        if member.duty != Duty::Idle || member.agreement.state() != ServerState::Looking {
             return Vec::new();
         }
         let has_clients = self.conns.iter().any(|conn| matches!(conn.phase, Phase::Open(_) | Phase::Opening));
