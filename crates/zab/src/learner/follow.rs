@@ -50,6 +50,27 @@ impl Learner {
         Ok(())
     }
 
+    /// An observer is offered something. It takes only what is agreed; but if this makes it a voter it comes to its leader
+    /// anew, as one that acknowledges.
+    pub(super) fn called_to_vote(
+        &self,
+        cx: &mut Common,
+        zxid: Zxid,
+        change: Option<EnsembleChange>,
+    ) -> Result<(), Leave> {
+        if let Some(EnsembleChange::Members(config)) = change
+            && cx.reconfig
+            && config.is_voter(cx.me)
+        {
+            cx.see(config);
+            return Err(Leave::because(format!(
+                "the reconfiguration {zxid}, if agreed, makes this server a voter"
+            )));
+        }
+        tracing::warn!("Ignoring the proposal {zxid}: this server observes");
+        Ok(())
+    }
+
     fn is_past_plan(&self) -> bool {
         !matches!(
             self.stage,
