@@ -46,7 +46,9 @@ pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
 // What a driver makes durable, and how it calls the connections between servers.
-pub use oxkeeper_zab::{Durable, HandOverRefused, LinkId, Proposal, Ticket, Timing};
+pub use oxkeeper_zab::{
+    Durable, HandOverRefused, LinkId, ObserverMasters, PeerPort, Proposal, Ticket, Timing,
+};
 pub use scarcity::{Memory, Scarcity};
 pub use settings::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;

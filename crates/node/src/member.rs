@@ -127,6 +127,7 @@ impl Node {
             emptied: ensemble.emptied,
             force_snapshot: ensemble.force_snapshot,
             may_read_log: ensemble.log_sync_bytes > 0,
+            observer_masters: ensemble.observer_masters,
             seed: settings.seed ^ 5,
         };
         let mut member = Member {
@@ -181,6 +182,7 @@ impl Node {
         let agreement = &mut member.agreement;
         match input {
             PeerInput::LinkOpened { link, dial } => agreement.link_opened(now_ms, link, dial),
+            PeerInput::ObserverLinkOpened { link } => agreement.observer_link_opened(now_ms, link),
             PeerInput::DialFailed { dial } => agreement.dial_failed(now_ms, dial),
             PeerInput::Packet { link, packet } => {
                 let change = crate::reconfig::change_of(&packet);
@@ -221,9 +223,9 @@ impl Node {
     fn act(&mut self, action: Action, fx: &mut Effects) {
         match action {
             Action::Notify(to, notification) => fx.peers.notifications.push((to, notification)),
-            Action::Dial { server, dial } => {
+            Action::Dial { server, port, dial } => {
                 self.stop_reading(fx);
-                fx.peers.links.push(LinkEffect::Dial { server, dial });
+                fx.peers.links.push(LinkEffect::Dial { server, port, dial });
             }
             Action::Send(link, packet) => self.send(link, packet, fx),
             Action::Close(link) => {
@@ -236,6 +238,7 @@ impl Node {
                 }
                 fx.peers.listen = Some(open);
             }
+            Action::ListenForObservers(open) => fx.peers.listen_for_observers = Some(open),
             Action::Durable(ticket, work) => {
                 // A snapshot of what is taken back must not outlive it.
                 if let Durable::Truncate(_) = &work {

@@ -101,6 +101,10 @@ pub enum Fault {
     HandOverLetsGo = 44,
     /// A link of an old role stays open.
     OldLinkSurvives = 45,
+    /// A follower tells observers of what is only offered.
+    InformBeforeCommit = 46,
+    /// A follower does not tell observers of what was on its way when it began to serve them.
+    CandidatesForgotten = 47,
 }
 
 #[cfg(feature = "planted")]

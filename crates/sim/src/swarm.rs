@@ -244,6 +244,7 @@ impl Swarm {
             read_only: false,
             local_sessions: false,
             local_upgrade: false,
+            observer_masters: None,
         };
         let weather = Weather {
             floor: MS / 20,

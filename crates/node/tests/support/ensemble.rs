@@ -8,8 +8,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use oxkeeper_node::{
     Answer, ConnId, Durable, Effects, EnsembleSettings, HandOverRefused, Input, LinkEffect, LinkId, Loader,
-    Node, Now, PeerInput, Proposal, Query, QueryId, Recovered, Role, Rules, Settings, SnapshotStep, Status,
-    Task, Ticket, Tree,
+    Node, Now, PeerInput, PeerPort, Proposal, Query, QueryId, Recovered, Role, Rules, Settings, SnapshotStep,
+    Status, Task, Ticket, Tree,
 };
 use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::notification::Notification;
@@ -103,6 +103,7 @@ struct Running {
     snapshot: VecDeque<SnapshotStep>,
     writing: Option<(Zxid, Vec<u8>)>,
     listens: bool,
+    serves_observers: bool,
     conns: u32,
     started_ms: i64,
 }
@@ -255,6 +256,7 @@ impl Ensemble {
             snapshot: VecDeque::new(),
             writing: None,
             listens: false,
+            serves_observers: false,
             conns: 0,
             started_ms: self.now_ms,
         });
@@ -327,6 +329,9 @@ impl Ensemble {
         if let Some(listens) = running.fx.peers.listen.take() {
             running.listens = listens;
         }
+        if let Some(serves) = running.fx.peers.listen_for_observers.take() {
+            running.serves_observers = serves;
+        }
         let links: Vec<LinkEffect> = running.fx.peers.links.drain(..).collect();
         let votes: Vec<_> = running.fx.peers.notifications.drain(..).collect();
         for conn in running.fx.dirty.drain(..).collect::<Vec<_>>() {
@@ -357,11 +362,14 @@ impl Ensemble {
             (0..2).find(|end| link.ends[*end] == (host, ensemble.hosts[host].lives))
         };
         match effect {
-            LinkEffect::Dial { server, dial } => {
+            LinkEffect::Dial { server, port, dial } => {
                 let other = self.hosts.iter().position(|host| host.id == server);
+                let is_open = |running: &Running| match port {
+                    PeerPort::Quorum => running.listens,
+                    PeerPort::ObserverMaster => running.serves_observers,
+                };
                 let there = other.filter(|other| {
-                    !self.is_cut(host, *other)
-                        && self.hosts[*other].running.as_ref().is_some_and(|running| running.listens)
+                    !self.is_cut(host, *other) && self.hosts[*other].running.as_ref().is_some_and(is_open)
                 });
                 let Some(other) = there else {
                     return self.step(host, Input::Peer(PeerInput::DialFailed { dial }));
@@ -376,7 +384,11 @@ impl Ensemble {
                         streams: [PeerStream::from_leader(FIELD_MAX), PeerStream::from_learner(FIELD_MAX)],
                     },
                 );
-                self.step(other, Input::Peer(PeerInput::LinkOpened { link, dial: None }));
+                let came = match port {
+                    PeerPort::Quorum => PeerInput::LinkOpened { link, dial: None },
+                    PeerPort::ObserverMaster => PeerInput::ObserverLinkOpened { link },
+                };
+                self.step(other, Input::Peer(came));
                 self.step(host, Input::Peer(PeerInput::LinkOpened { link, dial: Some(dial) }));
             }
             LinkEffect::Send(link, packet) => {

@@ -104,6 +104,18 @@ impl Observer {
         }
     }
 
+    /// A follower tells an observer which configuration is in force: one that there is.
+    pub(super) fn config_told(&mut self, packet: &PeerPacket) {
+        let PeerPacket::NewLeader { config: Some(text), .. } = packet else { return };
+        let said = std::str::from_utf8(text).ok().and_then(Roster::parse);
+        let Some(said) = said.filter(|_| self.members.may_change) else { return };
+        self.config_seen(&said);
+        let current = self.config_version();
+        self.check(26, said.version <= current, || {
+            format!("an observer is told of configuration {:x}, and {current:x} is in force", said.version)
+        });
+    }
+
     /// A transaction is offered for the first time.
     fn offered(&mut self, zxid: Zxid, txn: &[u8]) {
         if zxid <= self.members.newest_offered {
