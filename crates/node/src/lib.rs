@@ -20,6 +20,7 @@ mod hold;
 mod lead;
 mod learn;
 mod local;
+mod masters;
 mod member;
 mod node;
 mod peers;

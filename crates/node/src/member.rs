@@ -14,6 +14,7 @@ use crate::conn::Phase;
 use crate::effects::{ConnId, Effects, Now, Role, Status};
 use crate::expiry::Expiry;
 use crate::hold::Held;
+use crate::masters::{Asker, PassedSync};
 use crate::node::{Node, millis};
 use crate::peers::{LinkEffect, Members, PeerInput, Recovered, Task};
 use crate::settings::{DigestPolicy, EnsembleSettings, Settings};
@@ -57,10 +58,15 @@ pub(crate) struct Member {
     /// Of a leader: its own clients' syncs by number.
     pub(crate) syncs: BTreeMap<u64, (ConnId, Xid)>,
     pub(crate) next_sync: u64,
-    /// Of a learner: its clients' syncs in the order in which they were passed on.
-    pub(crate) passed_syncs: VecDeque<(ConnId, Xid)>,
+    /// Of a learner: syncs in the order in which they were passed on.
+    pub(crate) passed_syncs: VecDeque<PassedSync>,
     /// Of a learner: sessions that the leader was asked for.
     pub(crate) revalidating: BTreeMap<SessionId, Revalidating>,
+    /// Of a follower: sessions that its observers have heard of, of which the leader was not told yet, and their timeouts.
+    pub(crate) observed: BTreeMap<SessionId, i32>,
+    /// Of an observer of a follower: whether it serves sessions that it has brought from an earlier epoch. It cannot know
+    /// when this leader has heard that they are here, so they may be elsewhere without its being told.
+    pub(crate) is_unsure: bool,
     /// What is kept while there is no leader.
     pub(crate) held: Option<Held>,
     /// Of a leader short of disk space: whether it was handed the leadership in spite of that.
@@ -76,10 +82,10 @@ pub(crate) struct Member {
 /// A session that the leader was asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Revalidating {
-    /// Who waits.
+    /// Who waits here.
     pub(crate) conn: Option<ConnId>,
-    /// Answers that are due; the last one is for whoever waits.
-    pub(crate) answers: usize,
+    /// Whose answers are due, in order; the last one of this server's own is for whoever waits here.
+    pub(crate) askers: VecDeque<Asker>,
 }
 
 impl Member {
@@ -140,6 +146,8 @@ impl Node {
             next_sync: 0,
             passed_syncs: VecDeque::new(),
             revalidating: BTreeMap::new(),
+            observed: BTreeMap::new(),
+            is_unsure: false,
             held: None,
             stays: false,
             pinged_ms: 0,
@@ -289,6 +297,15 @@ impl Node {
             }
             Action::Lead(epoch) => self.lead(epoch, fx),
             Action::Serve(epoch) => self.serve(epoch, fx),
+            Action::Request(link, request) if self.duty() == Duty::Forwards => {
+                self.observer_asks(link, request, fx);
+            }
+            Action::Touched(link, sessions) if self.duty() == Duty::Forwards => {
+                self.observer_touched(link, &sessions);
+            }
+            Action::Revalidate(link, session, timeout_ms) if self.duty() == Duty::Forwards => {
+                self.observer_revalidates(link, session, timeout_ms, fx);
+            }
             Action::Request(link, request) => self.learner_asks(link, &request, fx),
             Action::Touched(link, sessions) => self.learner_touched(link, &sessions),
             Action::Revalidate(link, session, timeout_ms) => {
@@ -307,9 +324,10 @@ impl Node {
     /// asked is in doubt, they are held for the next leader. Whoever was held already is let go: what is in the log and not
     /// agreed becomes the state now, and their watches would show it.
     fn role_ended(&mut self, is_settled: bool, fx: &mut Effects) {
+        let is_unsure = self.as_member().is_some_and(|member| member.is_unsure);
         if self.duty() == Duty::Holds {
             self.let_go(fx);
-        } else if is_settled {
+        } else if is_settled && !is_unsure {
             self.begin_hold(fx);
         }
         if self.duty() != Duty::Holds {
@@ -330,6 +348,7 @@ impl Node {
         member.syncs.clear();
         member.passed_syncs.clear();
         member.revalidating.clear();
+        member.observed.clear();
         member.transfers.clear();
         if let Some(loader) = member.loader.take()
             && is(Fault::PartialSnapshotKept)
@@ -357,6 +376,7 @@ impl Node {
             ("a search for what may go", self.reaping.is_some()),
             ("syncs", !member.syncs.is_empty() || !member.passed_syncs.is_empty()),
             ("sessions that the leader was asked for", !member.revalidating.is_empty()),
+            ("sessions that observers have heard of", !member.observed.is_empty()),
             ("snapshots for learners", !member.transfers.are_none()),
             ("a part of a leader's snapshot", member.loader.is_some()),
             ("requests held for a leader", member.held.is_some()),
@@ -397,6 +417,7 @@ impl Node {
         if let Some(member) = self.as_member() {
             member.duty = duty;
             member.pinged_ms = now_ms;
+            member.is_unsure = false;
             member.looking_since_ms = i64::MAX;
         }
     }

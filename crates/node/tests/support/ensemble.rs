@@ -444,6 +444,17 @@ impl Ensemble {
         self.step(learner, Input::Peer(PeerInput::Packet { link, packet }));
     }
 
+    /// The open link that a host has dialled to another one, if there is one.
+    pub fn link_between(&self, from: usize, to: usize) -> Option<LinkId> {
+        let ends = [from, to].map(|host| (host, self.hosts[host].lives));
+        self.links.iter().rfind(|(_, link)| link.ends == ends).map(|(id, _)| LinkId(*id))
+    }
+
+    /// Tells a host that a packet came on a link.
+    pub fn packet_comes(&mut self, host: usize, link: LinkId, packet: PeerPacket) {
+        self.step(host, Input::Peer(PeerInput::Packet { link, packet }));
+    }
+
     /// The newest link of a learner to its leader.
     pub fn link_to_leader(&self, learner: usize) -> LinkId {
         let ends = [learner, self.leader().unwrap()].map(|host| (host, self.hosts[host].lives));
