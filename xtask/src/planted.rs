@@ -102,6 +102,8 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
         "a server that only lets read and does not say so",
         &[("node", "ensemble_local", "a_server_without_a_leader_lets_those_read_who_asked_for_it")],
     ),
+    (46, "observers told by a follower of what is only offered", &[STORIES]),
+    (47, "observers of a follower not told of what was on its way before", &[STORIES]),
 ];
 
 /// A number that no fault has: the run that must find nothing.

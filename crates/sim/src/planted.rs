@@ -64,6 +64,8 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::OldTimerSurvives, Profile::CalmEnsemble, 20),
     grade(Fault::CounterOverflows, Profile::Rollover, 20),
     grade(Fault::HashWithoutSessions, Profile::Calm, 1),
+    grade(Fault::InformBeforeCommit, Profile::ObserverMaster, 20),
+    grade(Fault::CandidatesForgotten, Profile::ObserverMaster, 100),
 ];
 
 impl Grade {

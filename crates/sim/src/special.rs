@@ -1,9 +1,12 @@
 //! Runs that are about one thing: what they have in place of what other runs have.
 
+use oxkeeper_node::ObserverMasters;
+
 use crate::chance::Chance;
 use crate::client::Habits;
 use crate::faults::FaultKind;
 use crate::manners::Manners;
+use crate::network::Weather;
 use crate::queue::SECOND;
 use crate::swarm::{Profile, Swarm};
 use crate::workload::Kind;
@@ -41,6 +44,7 @@ pub(crate) fn of(seed: u64) -> Option<Profile> {
     match (seed % 10, seed / 10 % 4) {
         (0, 1) => Some(Profile::Deposed),
         (0, 3) => Some(Profile::Rollover),
+        (0 | 4, 2) => Some(Profile::ObserverMaster),
         (3, 1 | 3) => Some(Profile::MixedVersion),
         (4, 1) => Some(Profile::Hostile),
         (4, 3) => Some(Profile::Damage),
@@ -54,7 +58,12 @@ impl Profile {
     pub fn is_special(self) -> bool {
         matches!(
             self,
-            Profile::Deposed | Profile::Rollover | Profile::Hostile | Profile::MixedVersion | Profile::Damage
+            Profile::Deposed
+                | Profile::Rollover
+                | Profile::Hostile
+                | Profile::MixedVersion
+                | Profile::Damage
+                | Profile::ObserverMaster
         )
     }
 }
@@ -80,16 +89,45 @@ impl Swarm {
                     self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
                 }
             }
-            _ if profile.is_of_many() && chance.happens(0.3) && !self.faults.is_empty() => {
-                self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
-                for kind in
-                    FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !profile.is_of_change())
-                {
-                    self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
-                }
-            }
+            Profile::ObserverMaster => self.serve_by_followers(&mut chance),
+            _ if profile.is_of_many() => self.draw_rare(&mut chance),
             _ => {}
         }
+    }
+
+    /// What is in few runs of many kinds.
+    fn draw_rare(&mut self, chance: &mut Chance) {
+        if !chance.happens(0.3) || self.faults.is_empty() {
+            return;
+        }
+        self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
+        for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !self.server.reconfig) {
+            self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
+        }
+    }
+
+    /// Followers serve observers, of which there are some. In some runs the members change; in others nothing is wrong.
+    fn serve_by_followers(&mut self, chance: &mut Chance) {
+        self.voters = chance.pick(&[2, 3, 3, 3, 4, 5]).copied().unwrap_or(3);
+        self.servers = (self.voters + 1 + chance.index(3)).min(7);
+        let bytes_max = chance.pick(&[1_000, 20_000, 32 << 20]).copied().unwrap_or(0);
+        let reconnect_ms = chance.pick(&[0, 0, 100, 2_000]).copied().unwrap_or(0);
+        self.server.observer_masters = Some(ObserverMasters { bytes_max, reconnect_ms });
+        if chance.happens(0.1) {
+            return self.calm_down();
+        }
+        if chance.happens(0.3) {
+            self.server.reconfig = true;
+            self.draw_changes(chance);
+        }
+        self.draw_rare(chance);
+    }
+
+    /// Nothing goes wrong, so nobody has a reason to leave a role.
+    fn calm_down(&mut self) {
+        (self.weather, self.operator, self.chaos) = (Weather::CALM, None, 20 * SECOND);
+        self.faults.clear();
+        self.clients.iter_mut().for_each(|(_, habits)| habits.dies = 0);
     }
 
     /// Some servers, and at least one, speak in another way.

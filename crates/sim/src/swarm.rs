@@ -57,6 +57,8 @@ pub enum Profile {
     HandOver,
     /// An ensemble of which one member is slow or comes and goes.
     SlowMember,
+    /// An ensemble whose followers serve the observers.
+    ObserverMaster,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose leaders are asked to hand over.
@@ -69,7 +71,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 22] = [
+    pub const ALL: [(&'static str, Profile); 23] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -88,6 +90,7 @@ impl Profile {
         ("cut-off", Profile::CutOff),
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),
+        ("observer-master", Profile::ObserverMaster),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
@@ -306,7 +309,11 @@ impl Swarm {
     fn draw_sessions(&mut self, profile: Profile, chance: &mut Chance) {
         let [reading, local] = match profile {
             Profile::CutOff => [1.0, 0.3],
-            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => [0.3, 0.15],
+            Profile::Ensemble
+            | Profile::Election
+            | Profile::Rejoin
+            | Profile::Reconfig
+            | Profile::ObserverMaster => [0.3, 0.15],
             Profile::CalmEnsemble => [0.0, 0.15],
             _ => return,
         };
@@ -348,6 +355,7 @@ impl Swarm {
         let often = match profile {
             Profile::HandOver | Profile::CalmHandOver => 1.0,
             Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => 0.2,
+            Profile::ObserverMaster => 0.4,
             _ => return,
         };
         if !chance.happens(often) {
@@ -369,7 +377,7 @@ impl Swarm {
     }
 
     /// Spare servers, and who puts them to use.
-    fn draw_changes(&mut self, chance: &mut Chance) {
+    pub(crate) fn draw_changes(&mut self, chance: &mut Chance) {
         let room = u64::try_from(7usize.saturating_sub(self.servers)).unwrap_or(0);
         self.spares = usize::try_from(chance.within(1..4).min(room)).unwrap_or(0);
         self.servers += self.spares;
