@@ -8,6 +8,7 @@ use crate::chance::Chance;
 use crate::damage;
 use crate::faultmap::FaultMap;
 use crate::network::{Host, LinkId, Port, Side};
+use crate::partition::Split;
 use crate::process::Server;
 use crate::queue::{MS, Nanos, SECOND};
 use crate::swarm::Swarm;
@@ -328,19 +329,12 @@ impl Planner {
 
     /// Splits the hosts in one of many shapes.
     fn partition(&mut self, stage: &mut Stage, servers: usize) -> bool {
-        let hosts: Vec<Host> =
-            (0..servers).map(Host::Server).chain((0..self.clients).map(Host::Client)).collect();
-        let sides: Vec<u64> = hosts.iter().map(|_| self.chance.below(2)).collect();
-        let one_way = self.chance.happens(0.3);
+        let split = Split::draw(servers, self.clients, &mut self.chance);
         let ports: Vec<Port> = Port::ALL.into_iter().filter(|_| self.chance.happens(0.6)).collect();
         let mut divides = false;
-        for (from, a) in hosts.iter().zip(&sides) {
-            for (to, b) in hosts.iter().zip(&sides) {
-                if a < b || a > b && !one_way {
-                    ports.iter().for_each(|port| stage.net.block(*from, *to, *port));
-                    divides |= !ports.is_empty();
-                }
-            }
+        for (from, to) in split.blocked() {
+            ports.iter().for_each(|port| stage.net.block(from, to, *port));
+            divides |= !ports.is_empty();
         }
         let while_ = 100 * MS + self.chance.exponential(8 * SECOND);
         stage.queue.after(while_, Event::Mend(Mend::Network));
