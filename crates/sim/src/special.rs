@@ -86,7 +86,7 @@ impl Swarm {
             Profile::Damage => {
                 let others = chance.unit();
                 self.faults.retain(|_| chance.happens(others));
-                for kind in FaultKind::LIES {
+                for kind in FaultKind::LIES.into_iter().chain([FaultKind::RolledBack, FaultKind::ReadFails]) {
                     self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
                 }
             }
@@ -96,6 +96,10 @@ impl Swarm {
                     FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !profile.is_of_change())
                 {
                     self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
+                }
+                self.faults.push((FaultKind::ReadFails, chance.log_uniform(10, 120) * SECOND));
+                if self.voters >= 3 && !profile.is_of_change() {
+                    self.faults.push((FaultKind::RolledBack, chance.log_uniform(10, 120) * SECOND));
                 }
             }
             _ => {}

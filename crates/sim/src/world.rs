@@ -186,6 +186,7 @@ impl World {
             let mut server = Server::new(index, swarm.server, ensemble, clock, chance.fork());
             // Whoever joins with nothing on its disk does not count before it was brought level.
             server.emptied = index >= swarm.servers - swarm.spares;
+            server.keeps_images = swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::RolledBack);
             server.counter_max = swarm.special.counter_max;
             server.manners = swarm.special.manners.get(index).copied().unwrap_or(Manners::OURS);
             server
