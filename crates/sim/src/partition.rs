@@ -28,7 +28,7 @@ impl Split {
     /// One of the shapes.
     pub fn draw(servers: usize, clients: usize, chance: &mut Chance) -> Split {
         let hosts: Vec<Host> = (0..servers).map(Host::Server).chain((0..clients).map(Host::Client)).collect();
-        let mut parts = |count: u64, chance: &mut Chance| hosts.iter().map(|_| chance.below(count)).collect();
+        let parts = |count: u64, chance: &mut Chance| hosts.iter().map(|_| chance.below(count)).collect();
         let shape = match chance.below(8) {
             0 => Shape::Parts(parts(3, chance)),
             1 => Shape::Alone(chance.index(servers)),
