@@ -49,9 +49,6 @@ pub struct SessionFacts {
     pub link: LinkId,
 }
 
-/// The whole state is compared at one of so many transactions: it costs as much as the state is large.
-const HASHED_EVERY: i64 = 8;
-
 /// How much a run checked, by invariant.
 pub type Checked = [u64; 32];
 
@@ -95,6 +92,8 @@ pub struct Observer {
     pub tick: Nanos,
     /// Below this the counter of an epoch stays.
     pub counter_max: u32,
+    /// The whole state is compared at one of so many transactions: it costs as much as the state is large.
+    pub hashed_every: i64,
     /// Whether nothing at all goes wrong in the run, so that nobody has a reason to leave a role.
     pub is_calm: bool,
 }
@@ -128,6 +127,7 @@ impl Observer {
             lateness: Lateness::default(),
             tick: 0,
             counter_max: u32::MAX,
+            hashed_every: 8,
             is_calm: false,
         }
     }
@@ -299,7 +299,7 @@ impl Observer {
             format!("server {server} has digest {digest} at {last}, another one has {agreed}")
         });
         // Before a snapshot that came is loaded there is nothing.
-        if last.0 % HASHED_EVERY == 0 && last.counter() > 0 {
+        if last.0 % self.hashed_every == 0 && last.counter() > 0 {
             self.hashed(server, last, node.state_hash());
         }
     }

@@ -51,6 +51,8 @@ pub enum Profile {
     MixedVersion,
     /// An ensemble whose disks lie.
     Damage,
+    /// An ensemble with a tree so large that snapshots and logs take their time.
+    BigTree,
     /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
     CutOff,
     /// An ensemble whose leaders are asked to hand over.
@@ -71,7 +73,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 23] = [
+    pub const ALL: [(&'static str, Profile); 24] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -87,6 +89,7 @@ impl Profile {
         ("hostile", Profile::Hostile),
         ("mixed-version", Profile::MixedVersion),
         ("damage", Profile::Damage),
+        ("big-tree", Profile::BigTree),
         ("cut-off", Profile::CutOff),
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),

@@ -226,10 +226,12 @@ impl Observer {
     #[must_use]
     pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
         let last = self.end_of(self.durable_last(server));
-        let epoch = |server: &usize| self.reigns.epochs.get(server).map_or(0, |epochs| epochs.1);
+        let epochs = |server: &usize| self.reigns.epochs.get(server).copied().unwrap_or_default();
+        let (promised, current) = epochs(&server);
         let level = self.numbers(|other| {
             let holds = self.logs.get(other).is_some_and(|log| log.holds(last));
-            others.contains(&other) && holds && epoch(&other) >= epoch(&server)
+            let (others_promised, others_current) = epochs(&other);
+            others.contains(&other) && holds && others_promised >= promised && others_current >= current
         });
         self.config().is_some_and(|config| config.is_quorum(&level))
     }

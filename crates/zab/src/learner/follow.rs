@@ -62,17 +62,18 @@ impl Learner {
         zxid: Zxid,
         change: Option<EnsembleChange>,
     ) -> Result<(), Leave> {
-        if let Some(EnsembleChange::Members(config)) = change
-            && cx.reconfig
-            && config.is_voter(cx.me)
-        {
-            cx.see(config);
-            return Err(Leave::because(format!(
-                "the reconfiguration {zxid}, if agreed, makes this server a voter"
-            )));
-        }
-        tracing::warn!("Ignoring the proposal {zxid}: this server observes");
-        Ok(())
+        let reason = match change {
+            Some(EnsembleChange::Members(config)) if cx.reconfig && config.is_voter(cx.me) => {
+                cx.see(config);
+                format!("the reconfiguration {zxid}, if agreed, makes this server a voter")
+            }
+            Some(EnsembleChange::Members(_)) => {
+                tracing::warn!("Ignoring the reconfiguration {zxid}: this server goes on observing");
+                return Ok(());
+            }
+            _ => format!("{zxid} was offered to this server, which observes"),
+        };
+        Err(Leave::because(reason))
     }
 
     fn is_past_plan(&self) -> bool {
