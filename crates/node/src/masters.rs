@@ -42,10 +42,18 @@ pub(crate) enum Asker {
     Observer(LinkId),
 }
 
+/// Puts in the place of a request what every leader refuses with a transaction: its client, who may be an observer's of
+/// another make, waits for one. As it is it could be proposed as one that no server can read, or under a zxid in use.
+fn let_fail(asked: &mut ForwardedRequest) {
+    let refused = Request::Delete { path: "/".into(), version: -1 };
+    let mut body = Vec::new();
+    refused.encode(&mut body);
+    (asked.op, asked.body) = (refused.op().number(), body.into());
+}
+
 impl Node {
-    /// An observer passes a client's request on. What the leader could not read is not passed on to it, and ends the
-    /// link: an observer has read it before.
-    pub(crate) fn observer_asks(&mut self, link: LinkId, asked: ForwardedRequest, fx: &mut Effects) {
+    /// An observer passes a client's request on. What no leader should be asked goes on as something that fails.
+    pub(crate) fn observer_asks(&mut self, link: LinkId, mut asked: ForwardedRequest, fx: &mut Effects) {
         let op = OpCode::from_number(asked.op);
         if op == Some(OpCode::Sync) {
             return self.pass_sync_on(link, asked, fx);
@@ -53,16 +61,20 @@ impl Node {
         let request = op
             .filter(|op| is_write(*op) || *op == OpCode::CreateSession)
             .and_then(|op| Request::decode(op, &mut Reader::new(&asked.body)).ok());
+        let may_be_asked = request.is_some();
         match request {
-            None => return self.cut_off(link, "it passes on what no leader can read", fx),
             Some(Request::CreateSession { timeout_ms }) => {
                 self.adopt_session(link, asked.session, timeout_ms);
             }
             Some(Request::CloseSession) => self.begin_closing(asked.session),
-            Some(_) if self.is_elsewhere(link, asked.session) => {
+            _ if self.is_elsewhere(link, asked.session) => {
                 return self.tell_of_move(link, asked.session);
             }
-            Some(_) => {}
+            _ => {}
+        }
+        if !may_be_asked {
+            warn!("An observer passes on a request of type {} that makes no sense", asked.op);
+            let_fail(&mut asked);
         }
         if let Some(member) = self.as_member() {
             member.agreement.send_to_leader(PeerPacket::Request(asked));

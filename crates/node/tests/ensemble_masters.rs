@@ -364,20 +364,42 @@ fn is_cut_off(
 }
 
 #[test]
-fn whoever_asks_too_much_or_what_nobody_can_read_loses_its_link_and_nobody_else_does() {
+fn whoever_asks_too_much_or_speaks_out_of_turn_loses_its_link_and_nobody_else_does() {
     let request = |op: i32, body: &'static [u8]| {
         let body = bytes::Bytes::from_static(body);
         PeerPacket::Request(ForwardedRequest { session: SessionId(1), xid: Xid(1), op, body, auth: None })
     };
     let revalidate = |session| PeerPacket::Revalidate { session, timeout_ms: 4000 };
-    is_cut_off(masters, |_| request(1, b"?"), 0);
-    is_cut_off(masters, |_| request(13, b"\0\0\0\x01/\0\0\0\0"), 0);
-    is_cut_off(masters, |_| request(4, b""), 0);
     is_cut_off(masters, |_| PeerPacket::Ack { zxid: Zxid::new(1, 1) }, 0);
     is_cut_off(masters, |_| PeerPacket::Commit { zxid: Zxid::new(1, 1) }, 0);
     is_cut_off(asks_for_three, |_| request(9, b"\0\0\0\x01/"), 3);
     is_cut_off(asks_for_three, |n| revalidate(SessionId(i64::from(n) + 1)), 3);
     is_cut_off(masters, |_| revalidate(SessionId(1)), 64);
+}
+
+/// Observers of another make pass on whatever their clients ask.
+#[test]
+fn what_no_leader_should_be_asked_fails_in_a_place_of_its_own() {
+    let mut e = served(3, 1, 9);
+    let (at, session) = e.client(3, 4000);
+    assert_eq!(e.ask(at, 1, &create("/a", 0)), OK);
+    e.run(100);
+    let (master, link) = link_of(&e, 3);
+    let before = e.status(3).unwrap();
+    let nonsense: [(i32, &[u8]); 4] =
+        [(1, b"?"), (13, b"\0\0\0\x02/a\0\0\0\0"), (4, b"\0\0\0\x02/a\0"), (-77, b"")];
+    for (op, body) in nonsense {
+        let body = bytes::Bytes::from_static(body);
+        let request = ForwardedRequest { session, xid: Xid(7), op, body, auth: None };
+        e.packet_comes(master, link, PeerPacket::Request(request));
+    }
+    e.run(200);
+    assert_eq!(e.link_between(3, master), Some(link));
+    let after = e.status(3).unwrap();
+    assert_eq!(after.last_zxid.0, before.last_zxid.0 + 4, "a transaction for each");
+    assert_eq!(after.digest, before.digest, "that changes nothing");
+    assert_eq!(e.ask(at, 2, &create("/b", 0)), OK);
+    e.assert_level();
 }
 
 fn with_super(settings: &mut Settings, ensemble: &mut EnsembleSettings) {

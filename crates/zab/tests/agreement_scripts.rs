@@ -177,6 +177,12 @@ impl Stage {
                 let link = self.new_link(words.at(1));
                 self.server.observer_link_opened(now_ms, link);
             }
+            "observer_links" => {
+                for n in 0..words.at(1).parse().unwrap() {
+                    let link = self.new_link(&format!("n{n}"));
+                    self.server.observer_link_opened(now_ms, link);
+                }
+            }
             "closed" => self.server.link_closed(now_ms, self.links[words.at(1)]),
             "disk" => self.do_disk(words),
             "wait" => {
