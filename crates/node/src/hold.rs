@@ -160,9 +160,6 @@ impl Node {
         }
         let is_open = |conn: &&Conn| matches!(conn.phase, Phase::Open(_));
         let ids: Vec<ConnId> = self.conns.iter().filter(is_open).map(|conn| conn.id).collect();
-        if let Some(member) = self.as_member() {
-            member.is_unsure = !ids.is_empty() && member.agreement.learns_from_master();
-        }
         for id in ids.iter().copied() {
             let Some(conn) = self.conns.get_mut(id) else { continue };
             let (session, timeout_ms, address) = (conn.session, conn.timeout_ms, conn.peer.0);

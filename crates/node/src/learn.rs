@@ -92,6 +92,7 @@ impl Node {
         match member.passed_syncs.pop_front() {
             Some(PassedSync::Client(id, xid)) => self.sync_done(id, xid, fx),
             Some(PassedSync::Observer(link)) => member.agreement.send_to_learner(link, PeerPacket::Sync),
+            Some(PassedSync::Acquaintance(link)) => self.acquaint(link),
             None => {}
         }
     }
@@ -180,6 +181,11 @@ impl Node {
     /// The client of a session has come to another server. What still comes on its old connection was sent before that. If
     /// it has come here anew since, that is another connection, of which the leader has been asked.
     pub(crate) fn session_moved(&mut self, session: SessionId, fx: &mut Effects) {
+        if session == SessionId::NONE
+            && let Some(member) = self.as_member()
+        {
+            member.is_unsure = false;
+        }
         self.session_left(session);
         let tracked = self.expiry.key(session).and_then(|key| self.expiry.get(key));
         if let Some(conn) = tracked.and_then(|tracked| tracked.conn) {
@@ -203,6 +209,7 @@ impl Node {
         }
         touched.extend(std::mem::take(&mut member.observed));
         member.agreement.send_to_leader(PeerPacket::Ping { zxid, touched: Some(touched) });
+        self.ask_for_acquaintance();
     }
 
     /// Which connection waits for a transaction that another server has proposed: that of its session, if the oldest

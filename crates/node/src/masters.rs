@@ -31,6 +31,8 @@ pub(crate) enum PassedSync {
     Client(ConnId, Xid),
     /// That of an observer's client.
     Observer(LinkId),
+    /// This server's own: when it is done the leader knows of the sessions that an observer has brought.
+    Acquaintance(LinkId),
 }
 
 /// Who has asked the leader for a session.
@@ -112,8 +114,17 @@ impl Node {
         tracked.owner != Owner::Learner(link)
     }
 
-    /// An observer has heard of sessions: the leader is told with the next answer to a ping.
+    /// An observer has heard of sessions: the leader is told with the next answer to a ping. With its first word of this
+    /// kind an observer tells of all that it has brought with it.
     pub(crate) fn observer_touched(&mut self, link: LinkId, sessions: &[(SessionId, i32)]) {
+        if let Some(member) = self.as_member()
+            && member.acquainted.insert(link)
+        {
+            match sessions.first() {
+                Some((session, _)) => member.to_acquaint.push((link, *session)),
+                None => self.acquaint(link),
+            }
+        }
         for (session, timeout_ms) in sessions {
             let tracked = self.expiry.key(*session).and_then(|key| self.expiry.get(key));
             if tracked.is_none_or(|tracked| tracked.closing) {
@@ -125,6 +136,28 @@ impl Node {
             if let Some(member) = self.as_member() {
                 member.observed.insert(*session, *timeout_ms);
             }
+        }
+    }
+
+    /// The leader was told of what observers have brought. Once it has answered a sync that was asked for behind that, it
+    /// has told where else any of it may be.
+    pub(crate) fn ask_for_acquaintance(&mut self) {
+        let Some(member) = self.as_member() else { return };
+        for (link, session) in std::mem::take(&mut member.to_acquaint) {
+            let mut body = Vec::new();
+            Request::Sync { path: Some("/".into()) }.encode(&mut body);
+            let op = OpCode::Sync.number();
+            let request = ForwardedRequest { session, xid: Xid(0), op, body: body.into(), auth: None };
+            if member.agreement.send_to_leader(PeerPacket::Request(request)) {
+                member.passed_syncs.push_back(PassedSync::Acquaintance(link));
+            }
+        }
+    }
+
+    /// Tells an observer that from here on it hears of every session that leaves it. Only ours know what this means.
+    pub(crate) fn acquaint(&mut self, link: LinkId) {
+        if let Some(member) = self.as_member() {
+            member.agreement.send_to_learner(link, PeerPacket::Moved { session: SessionId::NONE });
         }
     }
 

@@ -1,13 +1,13 @@
 //! A node among others: what agreement wants done is done here, in order, and roles begin and end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::ServerState;
 use oxkeeper_proto::{SessionId, TxnRecord, Xid, path};
 use oxkeeper_tree::{Loader, Pending};
-use oxkeeper_zab::{Action, Agreement, Durable, Limits, Setup, Solo};
+use oxkeeper_zab::{Action, Agreement, Durable, Limits, LinkId, Setup, Solo};
 use tracing::{error, info};
 
 use crate::conn::Phase;
@@ -64,8 +64,12 @@ pub(crate) struct Member {
     pub(crate) revalidating: BTreeMap<SessionId, Revalidating>,
     /// Of a follower: sessions that its observers have heard of, of which the leader was not told yet, and their timeouts.
     pub(crate) observed: BTreeMap<SessionId, i32>,
-    /// Of an observer of a follower: whether it serves sessions that it has brought from an earlier epoch. It cannot know
-    /// when this leader has heard that they are here, so they may be elsewhere without its being told.
+    /// Of a follower: observers whose first word of sessions it has, and those of which the leader is to be asked whether
+    /// it knows them, each with one of its sessions.
+    pub(crate) acquainted: BTreeSet<LinkId>,
+    pub(crate) to_acquaint: Vec<(LinkId, SessionId)>,
+    /// Of an observer of a follower: whether sessions may be elsewhere without its having been told. That is so until the
+    /// follower says that the leader knows of them, which Java's never do.
     pub(crate) is_unsure: bool,
     /// What is kept while there is no leader.
     pub(crate) held: Option<Held>,
@@ -147,6 +151,8 @@ impl Node {
             passed_syncs: VecDeque::new(),
             revalidating: BTreeMap::new(),
             observed: BTreeMap::new(),
+            acquainted: BTreeSet::new(),
+            to_acquaint: Vec::new(),
             is_unsure: false,
             held: None,
             stays: false,
@@ -316,7 +322,12 @@ impl Node {
             Action::Pinged(zxid) => self.pinged(zxid),
             Action::Synced => self.passed_sync_done(fx),
             Action::SyncDone(number) => self.own_sync_done(number, fx),
-            Action::LearnerGone(link) => self.link_gone(link, fx),
+            Action::LearnerGone(link) => {
+                if let Some(member) = self.as_member() {
+                    member.acquainted.remove(&link);
+                }
+                self.link_gone(link, fx);
+            }
         }
     }
 
@@ -349,6 +360,8 @@ impl Node {
         member.passed_syncs.clear();
         member.revalidating.clear();
         member.observed.clear();
+        member.acquainted.clear();
+        member.to_acquaint.clear();
         member.transfers.clear();
         if let Some(loader) = member.loader.take()
             && is(Fault::PartialSnapshotKept)
@@ -377,6 +390,7 @@ impl Node {
             ("syncs", !member.syncs.is_empty() || !member.passed_syncs.is_empty()),
             ("sessions that the leader was asked for", !member.revalidating.is_empty()),
             ("sessions that observers have heard of", !member.observed.is_empty()),
+            ("observers", !member.acquainted.is_empty() || !member.to_acquaint.is_empty()),
             ("snapshots for learners", !member.transfers.are_none()),
             ("a part of a leader's snapshot", member.loader.is_some()),
             ("requests held for a leader", member.held.is_some()),
@@ -417,7 +431,7 @@ impl Node {
         if let Some(member) = self.as_member() {
             member.duty = duty;
             member.pinged_ms = now_ms;
-            member.is_unsure = false;
+            member.is_unsure = member.agreement.learns_from_master();
             member.looking_since_ms = i64::MAX;
         }
     }

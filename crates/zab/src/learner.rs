@@ -101,6 +101,8 @@ pub(crate) struct Learner {
     asks_for_all: bool,
     /// Whether it goes to a follower that serves observers.
     is_by_master: bool,
+    /// The epoch whose leader has handed over to this one: a follower that is still in it is to go as well.
+    left: Option<Epoch>,
     /// What it has for observers, if it serves them.
     master: Option<Box<Master>>,
 }
@@ -128,6 +130,7 @@ impl Learner {
             acks: VecDeque::new(),
             asks_for_all: false,
             is_by_master: false,
+            left: by_hand_over.then_some(cx.current),
             master: None,
         };
         learner.dial(cx);
@@ -178,7 +181,14 @@ impl Learner {
         if let Some(master) = &mut self.master {
             master.link_closed(cx, link);
         }
-        if self.link == Some(link) { Err(Leave::because("the link to the leader broke")) } else { Ok(()) }
+        if self.link != Some(link) {
+            return Ok(());
+        }
+        if self.is_by_master && self.stage == Stage::AwaitsEpoch {
+            self.link = None;
+            return self.try_again(cx, "the link to a follower broke");
+        }
+        Err(Leave::because("the link to the leader broke"))
     }
 
     /// Whether what it is told comes by way of a follower.

@@ -153,6 +153,8 @@ pub struct Ensemble {
     pub rng: Rng,
     pub config: Arc<EnsembleConfig>,
     pub change: fn(&mut Settings, &mut EnsembleSettings),
+    /// Packets that no host sends.
+    pub is_unheard_of: fn(&PeerPacket) -> bool,
     links: BTreeMap<u64, Link>,
     next_link: u64,
     votes: BTreeMap<(usize, usize), Notification>,
@@ -193,6 +195,7 @@ impl Ensemble {
             rng: Rng::with_seed(seed),
             config,
             change,
+            is_unheard_of: |_| false,
             links: BTreeMap::new(),
             next_link: 0,
             votes: BTreeMap::new(),
@@ -391,6 +394,7 @@ impl Ensemble {
                 self.step(other, Input::Peer(came));
                 self.step(host, Input::Peer(PeerInput::LinkOpened { link, dial: Some(dial) }));
             }
+            LinkEffect::Send(_, packet) if (self.is_unheard_of)(&packet) => {}
             LinkEffect::Send(link, packet) => {
                 let Some(end) = end_of(self, link) else { return };
                 let mut bytes = Vec::new();

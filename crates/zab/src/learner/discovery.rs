@@ -70,8 +70,13 @@ impl Learner {
         if dial != self.dial || self.link.is_some() {
             return Ok(());
         }
+        self.try_again(cx, "the leader cannot be reached")
+    }
+
+    /// Dials again in a while, perhaps somebody else, unless that was done often enough.
+    pub(super) fn try_again(&mut self, cx: &Common, reason: &str) -> Result<(), Leave> {
         if self.tries >= self.patience.tries_max {
-            return Err(Leave::because("the leader cannot be reached"));
+            return Err(Leave::because(reason));
         }
         self.stage = Stage::Dialling { again_at_ms: Some(cx.now_ms + self.patience.again_ms) };
         Ok(())
@@ -99,6 +104,15 @@ impl Learner {
     pub(super) fn epoch_offered(&mut self, cx: &mut Common, epoch: Epoch) -> Result<(), Leave> {
         if self.stage != Stage::AwaitsEpoch {
             return Err(Leave::because("the leader named its epoch twice"));
+        }
+        // Another follower may know better.
+        let is_past = epoch < cx.accepted || self.left.is_some_and(|left| epoch <= left);
+        if self.is_by_master
+            && is_past
+            && let Some(link) = self.link.take()
+        {
+            cx.out.push_back(Action::Close(link));
+            return self.try_again(cx, "the follower is in an epoch that is over");
         }
         if epoch < cx.accepted {
             return Err(Leave::because(format!(

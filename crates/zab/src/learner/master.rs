@@ -163,9 +163,7 @@ impl Master {
             }
             (PeerPacket::Ack { zxid }, Stage::Active) if zxid.counter() == 0 => {}
             (PeerPacket::Ping { touched, .. }, Stage::Active) => {
-                if let Some(touched) = touched.filter(|touched| !touched.is_empty()) {
-                    cx.out.push_back(Action::Touched(link, touched));
-                }
+                cx.out.push_back(Action::Touched(link, touched.unwrap_or_default()));
             }
             (PeerPacket::Request(request), Stage::Active) => {
                 cx.out.push_back(Action::Request(link, request));
