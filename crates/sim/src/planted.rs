@@ -63,6 +63,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::ObserverCounted, Profile::Hostile, 100),
     grade(Fault::OldTimerSurvives, Profile::CalmEnsemble, 20),
     grade(Fault::CounterOverflows, Profile::Rollover, 20),
+    grade(Fault::AclTableLate, Profile::BigTree, 20),
     grade(Fault::HashWithoutSessions, Profile::Calm, 1),
     grade(Fault::InformBeforeCommit, Profile::ObserverMaster, 20),
     grade(Fault::CandidatesForgotten, Profile::ObserverMaster, 100),

@@ -164,7 +164,7 @@ impl Swarm {
         self.server.tick_ms = i64::try_from(chance.one_of([500, 1000, 2000])).unwrap_or(1000);
         // What a snapshot must bring, or the log.
         self.faults.retain(|(kind, _)| !matches!(kind, FaultKind::Weather | FaultKind::AllDown));
-        for kind in [FaultKind::Wipe, FaultKind::PowerLoss, FaultKind::SnapshotRots] {
+        for kind in [FaultKind::Wipe, FaultKind::PowerLoss, FaultKind::SnapshotRots, FaultKind::LogRots] {
             self.faults.retain(|(other, _)| *other != kind);
             self.faults.push((kind, chance.log_uniform(8, 40) * SECOND));
         }
