@@ -115,6 +115,7 @@ struct Sums {
     told: u64,
     starts: u64,
     registers: u64,
+    znodes: u64,
     faults: BTreeMap<FaultKind, u64>,
     checked: Checked,
     failed: Vec<Report>,
@@ -130,6 +131,7 @@ impl Sums {
         self.told += report.counts.events;
         self.starts += report.counts.starts;
         self.registers += report.counts.registers;
+        self.znodes += report.counts.znodes;
         for (kind, count) in &report.faults {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -223,8 +225,9 @@ fn summarize(sums: &Sums, wanted: &Wanted, started: Instant) {
         hours * 3600.0 / seconds
     );
     println!(
-        "{} events, {} requests, {} replies, {} watch events, {} starts of servers, {} registers explained without zxids",
-        sums.events, sums.asked, sums.answered, sums.told, sums.starts, sums.registers
+        "{} events, {} requests, {} replies, {} watch events, {} starts of servers; {} registers and {} znodes explained \
+         without zxids",
+        sums.events, sums.asked, sums.answered, sums.told, sums.starts, sums.registers, sums.znodes
     );
     println!("faults that struck:");
     for kinds in FaultKind::ALL.chunks(4) {

@@ -230,12 +230,11 @@ fn check(world: &mut World, swarm: &Swarm) {
             stage.observer.books_hold(&replayed, events);
             stage.observer.check_last_config(replayed.roster.as_ref());
             match search::verify(&stage.history, swarm.voters == 0) {
-                Ok(registers) => stage.counts.registers += registers,
-                Err((start, operations)) => {
-                    let what =
-                        format!("no order explains these operations from {start:?} on: {operations:?}");
-                    stage.violate(9, what);
+                Ok((registers, znodes)) => {
+                    stage.counts.registers += registers;
+                    stage.counts.znodes += znodes;
                 }
+                Err(what) => stage.violate(9, what),
             }
         }
         Err(violation) => stage.violate(violation.invariant, violation.what),

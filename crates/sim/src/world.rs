@@ -75,6 +75,8 @@ pub struct Counts {
     pub sessions_lost: u64,
     /// Registers for whose operations an order was found without zxids.
     pub registers: u64,
+    /// Znodes for whose coming and going one was found.
+    pub znodes: u64,
     /// Hand-overs that leaders have begun.
     pub hand_overs: u64,
     /// Whether the rate of an ensemble with one slow member was measured.
