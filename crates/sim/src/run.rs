@@ -21,7 +21,7 @@ use crate::search;
 use crate::swarm::{Profile, Swarm};
 use crate::trace::Trace;
 use crate::watches;
-use crate::world::{Counts, World};
+use crate::world::{Counts, Losses, World};
 
 /// What came of a run.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Report {
     pub counts: Counts,
     /// Faults made.
     pub faults: BTreeMap<FaultKind, u64>,
+    /// At which steps on their disks machines lost power, by what their servers were.
+    pub lost_power: Losses,
     /// Checks made.
     pub checked: Checked,
     /// The last lines of what happened, if they were wanted.
@@ -68,6 +70,7 @@ fn panicked(seed: u64, payload: &(dyn Any + Send), trace: &Trace) -> Report {
         events: 0,
         counts: Counts::default(),
         faults: BTreeMap::new(),
+        lost_power: Losses::new(),
         checked: [0; 32],
         trace: trace.lines(),
     }
@@ -261,6 +264,7 @@ fn report(seed: u64, world: World) -> Report {
         events: stage.queue.popped(),
         counts: stage.counts,
         faults: planner.made,
+        lost_power: stage.lost_power,
         checked: stage.observer.checked,
         trace: stage.trace.lines(),
     }

@@ -1,5 +1,6 @@
 //! A world: servers, clients, a network and disks in virtual time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oxkeeper_proto::{Request, SessionId};
@@ -85,6 +86,9 @@ pub struct Counts {
     pub longest_write: Nanos,
 }
 
+/// How often something happened, by the step on a disk and by what the server was.
+pub type Losses = BTreeMap<(String, String), u64>;
+
 /// Everything but the hosts themselves: what they act through.
 #[derive(Debug)]
 pub struct Stage {
@@ -100,6 +104,8 @@ pub struct Stage {
     pub trace: Trace,
     /// What was counted.
     pub counts: Counts,
+    /// How often machines lost power at which step on their disks.
+    pub lost_power: Losses,
     /// Whether any leader was ever short of disk space.
     pub short_of_disk: bool,
     /// Whether a client must never see its server go.
@@ -164,6 +170,7 @@ impl World {
             observer: Observer::new(swarm.servers, ensemble.as_deref(), swarm.server.reconfig),
             trace,
             counts: Counts::default(),
+            lost_power: Losses::new(),
             short_of_disk: false,
             must_stay: swarm.operator.is_some_and(|duties| duties.is_calm),
         };
