@@ -33,10 +33,12 @@ impl Observer {
         }
     }
 
-    /// What observers are told is agreed: some leader has said so, or the epoch that its follower is in began with it.
+    /// What observers are told is agreed: some leader has said so, or the epoch that its follower is in began with it, or a
+    /// quorum has it, and there was nobody left whom its leader could have told.
     fn check_agreed(&mut self, server: usize, zxid: Zxid, disk: &SimDisk) {
         let agreed = self.agreed_upto(disk).max(zxid.epoch().start());
-        self.check(4, zxid <= agreed, || {
+        let is_agreed = zxid <= agreed || self.is_with_a_quorum(zxid);
+        self.check(4, is_agreed, || {
             format!("server {server} tells an observer of {zxid}, and only {agreed} is agreed")
         });
     }

@@ -110,6 +110,11 @@ impl Observer {
         self.reigns.committed.max(history)
     }
 
+    /// Whether a quorum of voters has a transaction on its disks.
+    pub(super) fn is_with_a_quorum(&self, zxid: Zxid) -> bool {
+        self.lacking(zxid, &self.numbers(|server| self.holds(server, zxid))) == 0
+    }
+
     /// An epoch is established when a quorum of voters has it on its disks.
     fn check_established(&mut self, epoch: i64) {
         let holders = self.numbers(|server| {
