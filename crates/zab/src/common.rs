@@ -129,7 +129,8 @@ pub enum Action {
     Touched(LinkId, Vec<(SessionId, i32)>),
     /// A learner asks for a session.
     Revalidate(LinkId, SessionId, i32),
-    /// The leader says that the client of a session has come to another server.
+    /// The leader says that the client of a session has come to another server; or a follower, by session 0, that the leader
+    /// knows of the sessions here.
     Moved(SessionId),
     /// The leader says whether a session lives.
     Revalidated(SessionId, bool),
