@@ -9,6 +9,7 @@ use oxkeeper_proto::{Round, ServerId};
 
 use super::emptied::Heard;
 use super::{Ballot, Election, Looking, Oracle, Output, Quorums, Role, Vote, emptied};
+use crate::vote::Weights;
 
 impl Election {
     /// Counts a message of a voter about a voter.
@@ -50,6 +51,7 @@ impl Election {
         if !looking.is_counted() {
             return;
         }
+        let weights = Weights { committed: &self.committed, seen: self.seen.as_deref() };
         let mut heard = Vote::of(message);
         if heard.round < self.round && oxkeeper_planted::is(Fault::OldRoundCounted) {
             heard.round = self.round;
@@ -59,12 +61,12 @@ impl Election {
             looking.votes.clear();
             looking.finalize_at = None;
             let own = Vote { round: self.round, ..looking.own };
-            Some(if heard.is_better_than(&own, &self.committed) { heard } else { own })
+            Some(if heard.is_better_than(&own, weights) { heard } else { own })
         } else if heard.round < self.round {
             // Its sender was told so when the message was answered.
             return;
         } else {
-            heard.is_better_than(&looking.proposal, &self.committed).then_some(heard)
+            heard.is_better_than(&looking.proposal, weights).then_some(heard)
         };
         if let Some(proposal) = proposal {
             looking.proposal = proposal;
