@@ -19,6 +19,7 @@ pub mod durable;
 pub mod faultmap;
 pub mod faults;
 pub mod frames;
+pub mod groups;
 pub mod history;
 pub mod manners;
 pub mod model;

@@ -202,6 +202,7 @@ impl Observer {
         let fresh = log.refresh(disk);
         if !self.standalone {
             self.check_epochs(server, disk);
+            self.activated(server, disk);
         }
         for (zxid, payload) in fresh {
             let known = self.agreed.entry(zxid).or_insert_with(|| payload.clone());
@@ -226,6 +227,9 @@ impl Observer {
                 self.check_lateness(server, zxid, header.session, now, rate);
             }
             _ => {}
+        }
+        if self.leads(server) && is_new {
+            self.offered(zxid, payload);
         }
         if self.standalone {
             self.proposed.insert(zxid, now);

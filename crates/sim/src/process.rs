@@ -35,6 +35,7 @@ mod peers;
 mod replay;
 mod work;
 
+pub(crate) use members::durable_configs;
 use peers::Peers;
 use work::Work;
 
@@ -691,7 +692,7 @@ impl Server {
         let (now, index) = (stage.queue.now(), self.index);
         let (what, serving, epoch) = role;
         stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));
-        stage.observer.role_changed(index, role, now);
+        stage.observer.role_changed(index, role, &self.disk, now);
         if serving && matches!(what, Role::Following | Role::Leading | Role::Observing) {
             (self.emptied, self.is_behind) = (false, false);
         }

@@ -3,8 +3,11 @@
 use crate::chance::Chance;
 use crate::client::Habits;
 use crate::faults::FaultKind;
+use crate::groups;
 use crate::manners::Manners;
+use crate::network::Weather;
 use crate::queue::SECOND;
+use crate::roster::Roster;
 use crate::swarm::{Profile, Swarm};
 use crate::workload::Kind;
 
@@ -17,11 +20,14 @@ pub struct Special {
     pub counter_max: u32,
     /// Whether the last server's clock, whose number is the highest, is as slow as clocks are, and all others as fast.
     pub last_is_slow: bool,
+    /// Groups and weights of the first configuration, as its lines; none where a majority decides.
+    pub groups: Vec<String>,
 }
 
 impl Special {
     /// Nothing special.
-    pub const NONE: Special = Special { manners: Vec::new(), counter_max: u32::MAX, last_is_slow: false };
+    pub const NONE: Special =
+        Special { manners: Vec::new(), counter_max: u32::MAX, last_is_slow: false, groups: Vec::new() };
 
     /// Whether it is nothing special.
     #[must_use]
@@ -41,6 +47,7 @@ pub(crate) fn of(seed: u64) -> Option<Profile> {
     match (seed % 10, seed / 10 % 4) {
         (0, 1) => Some(Profile::Deposed),
         (0, 3) => Some(Profile::Rollover),
+        (2, 0 | 2) => Some(Profile::Groups),
         (3, 1 | 3) => Some(Profile::MixedVersion),
         (4, 1) => Some(Profile::Hostile),
         (4, 3) => Some(Profile::Damage),
@@ -54,7 +61,12 @@ impl Profile {
     pub fn is_special(self) -> bool {
         matches!(
             self,
-            Profile::Deposed | Profile::Rollover | Profile::Hostile | Profile::MixedVersion | Profile::Damage
+            Profile::Deposed
+                | Profile::Rollover
+                | Profile::Hostile
+                | Profile::MixedVersion
+                | Profile::Damage
+                | Profile::Groups
         )
     }
 }
@@ -80,16 +92,49 @@ impl Swarm {
                     self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
                 }
             }
-            _ if profile.is_of_many() && chance.happens(0.3) && !self.faults.is_empty() => {
-                self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
-                for kind in
-                    FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !profile.is_of_change())
-                {
-                    self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
-                }
-            }
+            Profile::Groups => self.group(&mut chance),
+            _ if profile.is_of_many() => self.draw_rare(&mut chance),
             _ => {}
         }
+    }
+
+    /// What is in few runs of many kinds.
+    fn draw_rare(&mut self, chance: &mut Chance) {
+        if !chance.happens(0.3) || self.faults.is_empty() {
+            return;
+        }
+        self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
+        for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !self.server.reconfig) {
+            self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
+        }
+    }
+
+    /// The voters are put into groups. In some runs one of them is slow, whom the others can do without; in others the
+    /// members change.
+    fn group(&mut self, chance: &mut Chance) {
+        self.voters = chance.pick(&[3, 4, 4, 5, 5, 6, 7]).copied().unwrap_or(3);
+        self.servers = (self.voters + chance.index(3)).min(7);
+        let voters: Vec<usize> = (1..=self.voters).collect();
+        self.special.groups = groups::draw(&voters, chance);
+        if chance.happens(0.1) && self.can_do_without_the_last() {
+            (self.weather, self.operator, self.chaos) = (Weather::CALM, None, 100 * SECOND);
+            self.faults.clear();
+            return self.draw_slow(chance);
+        }
+        if chance.happens(0.4) {
+            self.server.reconfig = true;
+            self.draw_changes(chance);
+        }
+        self.draw_rare(chance);
+    }
+
+    /// Whether all voters but the last one are a quorum.
+    fn can_do_without_the_last(&self) -> bool {
+        let text = self.ensemble().map(|config| config.to_string());
+        let Some(roster) = text.as_deref().and_then(Roster::parse) else { return false };
+        let mut voters = roster.voters();
+        voters.pop_last();
+        roster.is_quorum(&voters)
     }
 
     /// Some servers, and at least one, speak in another way.

@@ -57,6 +57,8 @@ pub enum Profile {
     HandOver,
     /// An ensemble of which one member is slow or comes and goes.
     SlowMember,
+    /// An ensemble whose voters are in groups and have weights.
+    Groups,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose leaders are asked to hand over.
@@ -69,7 +71,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 22] = [
+    pub const ALL: [(&'static str, Profile); 23] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -88,6 +90,7 @@ impl Profile {
         ("cut-off", Profile::CutOff),
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),
+        ("groups", Profile::Groups),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
@@ -201,7 +204,7 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        Some(ensemble_of(self.servers - self.spares, self.voters))
+        Some(self.in_groups(ensemble_of(self.servers - self.spares, self.voters), ""))
     }
 
     /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
@@ -211,7 +214,22 @@ impl Swarm {
         let config = self.ensemble()?;
         let mut members = config.members().clone();
         members.extend(self.member(index));
-        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+        let config = EnsembleConfig::majority(members, Zxid::ZERO);
+        // Whoever votes is in a group, be it one of its own.
+        let id = Server::id(index);
+        let is_new_voter = index >= self.servers - self.spares && config.is_voter(id);
+        let own = if is_new_voter { format!("group.9{id}={id}") } else { String::new() };
+        Some(self.in_groups(config, &own))
+    }
+
+    /// A configuration with the groups of the run, if it has any, and another one.
+    fn in_groups(&self, config: EnsembleConfig, another: &str) -> EnsembleConfig {
+        let groups = &self.special.groups;
+        if groups.is_empty() {
+            return config;
+        }
+        let text = format!("{config}\n{}\n{another}", groups.join("\n"));
+        EnsembleConfig::parse(&text).unwrap_or(config)
     }
 
     fn member(&self, index: usize) -> Option<(ServerId, Member)> {
@@ -305,7 +323,9 @@ impl Swarm {
     fn draw_sessions(&mut self, profile: Profile, chance: &mut Chance) {
         let [reading, local] = match profile {
             Profile::CutOff => [1.0, 0.3],
-            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => [0.3, 0.15],
+            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig | Profile::Groups => {
+                [0.3, 0.15]
+            }
             Profile::CalmEnsemble => [0.0, 0.15],
             _ => return,
         };
@@ -323,7 +343,7 @@ impl Swarm {
     }
 
     /// One that is slow among others that are well.
-    fn draw_slow(&mut self, chance: &mut Chance) {
+    pub(crate) fn draw_slow(&mut self, chance: &mut Chance) {
         self.voters = self.voters.max(3);
         self.servers = self.voters;
         let all = [Trouble::Disk, Trouble::Network, Trouble::Falls, Trouble::Pauses];
@@ -346,7 +366,9 @@ impl Swarm {
     fn draw_operator(&mut self, profile: Profile, chance: &mut Chance) {
         let often = match profile {
             Profile::HandOver | Profile::CalmHandOver => 1.0,
-            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => 0.2,
+            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig | Profile::Groups => {
+                0.2
+            }
             _ => return,
         };
         if !chance.happens(often) {
@@ -368,7 +390,7 @@ impl Swarm {
     }
 
     /// Spare servers, and who puts them to use.
-    fn draw_changes(&mut self, chance: &mut Chance) {
+    pub(crate) fn draw_changes(&mut self, chance: &mut Chance) {
         let room = u64::try_from(7usize.saturating_sub(self.servers)).unwrap_or(0);
         self.spares = usize::try_from(chance.within(1..4).min(room)).unwrap_or(0);
         self.servers += self.spares;

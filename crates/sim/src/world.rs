@@ -191,7 +191,8 @@ impl World {
         });
         let servers = servers.collect();
         let clients = swarm.clients.iter().enumerate().map(|(index, (kind, habits))| {
-            let workload = Workload::new(*kind, index, swarm.without).among(swarm.servers);
+            let workload = Workload::new(*kind, index, swarm.without)
+                .among(swarm.servers, !swarm.special.groups.is_empty());
             // Nobody depends on the one that is slow.
             let servers = swarm.servers - usize::from(swarm.slow.is_some());
             Client::new(index, servers, habits.clone(), workload, chance.fork())

@@ -205,7 +205,8 @@ impl Observer {
             let holds = self.logs.get(other).is_some_and(|log| log.holds(last));
             others.contains(&other) && holds && epoch(&other) >= epoch(&server)
         });
-        self.config().is_some_and(|config| config.is_quorum(&level))
+        let configs = self.configs();
+        !configs.is_empty() && configs.iter().all(|config| config.is_quorum(&level))
     }
 
     /// Epochs on a disk never go back.
@@ -232,8 +233,22 @@ impl Observer {
         }
     }
 
+    /// A leader begins to serve. If nobody else is needed for a quorum it tells nobody so, and its disk alone shows what it
+    /// begins with.
+    fn leads_alone(&mut self, server: usize, epoch: i64, disk: &SimDisk) {
+        let durable = self.durable_last(server);
+        let begun = *self.reigns.begun.entry(epoch).or_insert((server, durable));
+        self.check(1, begun.0 == server, || {
+            format!("servers {} and {server} both lead in epoch {epoch}", begun.0)
+        });
+        if self.reigns.established.insert(epoch) {
+            self.begins_with(epoch, disk);
+            self.check_established(epoch);
+        }
+    }
+
     /// A server has become something else.
-    pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
+    pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), disk: &SimDisk, now: Nanos) {
         self.reigns.roles.insert(server, role.2.0);
         let serves = role.1;
         let served =
@@ -245,6 +260,7 @@ impl Observer {
         }
         let leads = role.0 == Role::Leading && role.1;
         if leads {
+            self.leads_alone(server, role.2.0, disk);
             // Nobody knows what its predecessor heard last: every session has its whole timeout from here on.
             self.reigns.leaders.entry(server).or_insert(now);
         } else {
