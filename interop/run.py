@@ -13,6 +13,7 @@ import faults
 import flips
 import handover
 import hostile
+import learners
 import starts
 import words
 from servers import PEERS, ROOT, Server
@@ -30,7 +31,7 @@ SUITES = {
 }
 
 # What runs against Oxkeeper alone, or brings its own servers.
-PROOFS = {"words": words, "handover": handover, "crash": crash, "flips": flips, "starts": starts, "faults": faults,
+PROOFS = {"words": words, "handover": handover, "learners": learners, "crash": crash, "flips": flips, "starts": starts, "faults": faults,
           "hostile": hostile}
 
 

@@ -244,11 +244,13 @@ impl Node {
 
     /// Answers what is at the head of a connection's line; false if nothing there can be.
     fn drain_one(&mut self, id: ConnId, fx: &mut Effects) -> bool {
-        let Some(conn) = self.conns.get_mut(id) else { return false };
-        if !conn.waits_for_room() || self.is_held(id) {
+        if self.is_held(id) {
             return false;
         }
         let Some(conn) = self.conns.get_mut(id) else { return false };
+        if !conn.waits_for_room() {
+            return false;
+        }
         let Some((next, counted)) = conn.pop() else { return false };
         self.outstanding -= counted;
         self.large_waiting -= next.large_bytes();

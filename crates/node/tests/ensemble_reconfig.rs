@@ -183,18 +183,53 @@ fn nothing_is_agreed_without_the_new_voters_while_a_reconfiguration_is_on_its_wa
     e.settle();
     let at = administrator(&mut e, 2);
     assert_eq!(e.ask(at, 1, &create("/a")), OK);
-    // The observers would vote, but are not offered anything yet; of five voters three must agree, and the disk of one
-    // of the old three does nothing.
+    // Of five voters three must agree; the disks of the observers that are to vote do nothing, nor does that of one of
+    // the old three.
     let both = format!("{},{}", line(4, "participant"), line(5, "participant"));
-    e.hosts[0].lazy = true;
+    for host in [0, 3, 4] {
+        e.hosts[host].lazy = true;
+    }
     e.send(at, 2, &reconfig(Some(&both), None, -1));
     e.send(at, 3, &create("/b"));
     e.run(50);
     assert_eq!(e.seen(at), [], "two of five have it");
-    e.hosts[0].lazy = false;
-    while e.work(0) {}
+    for host in [0, 3, 4] {
+        e.hosts[host].lazy = false;
+        while e.work(host) {}
+    }
     e.run(50);
     assert_eq!(e.seen(at).len(), 2);
+    e.settle();
+    e.assert_level();
+}
+
+/// Two of three voters are to be an observer and one that has followed; that one is lost when it has been offered. Only
+/// the observer can be the second of the new voters, and nothing would ever be agreed if it were not asked.
+#[test]
+fn an_observer_that_is_to_vote_is_asked_while_a_reconfiguration_is_on_its_way() {
+    let mut e = Ensemble::with(3, 1, 8, with_super);
+    e.settle();
+    assert_eq!(e.leader(), Some(2));
+    let new = e.add_host();
+    e.start_with(new, config(&[1, 2, 3, 5], &[4]));
+    e.until("the new server follows", |e| e.status(new).is_some_and(|status| status.serving));
+    let at = administrator(&mut e, 2);
+    let lines = [line(4, "participant"), line(5, "participant")].join(",");
+    (e.hosts[3].lazy, e.hosts[new].lazy) = (true, true);
+    e.send(at, 2, &reconfig(Some(&lines), Some("1,2"), -1));
+    e.run(5);
+    assert_eq!(e.seen(at), []);
+    e.crash(new);
+    e.hosts[new].lazy = false;
+    e.hosts[3].lazy = false;
+    while e.work(3) {}
+    e.until("the observer follows", |e| {
+        e.status(3).is_some_and(|status| status.serving && status.role == Role::Following)
+    });
+    e.run(50);
+    assert_eq!(e.seen(at).len(), 1, "it is agreed");
+    assert_eq!(e.ask(at, 3, &create("/a")), OK);
+    e.start(new);
     e.settle();
     e.assert_level();
 }

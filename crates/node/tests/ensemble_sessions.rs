@@ -193,7 +193,7 @@ fn what_comes_behind_a_sync_waits_for_it() {
 /// ZOOKEEPER-2623: a bare check became a transaction that no server could read. And without a number: a request that
 /// does not parse was answered under a zxid that was in use, and every write of the ensemble hung behind it.
 #[test]
-fn what_a_learner_passes_on_unchecked_becomes_a_failure_with_a_place_of_its_own() {
+fn zookeeper_2623_what_a_learner_passes_on_unchecked_becomes_a_failure_with_a_place_of_its_own() {
     let mut e = Ensemble::new(3, 9);
     e.settle();
     let (at, session) = e.client(0, 4000);

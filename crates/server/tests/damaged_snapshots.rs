@@ -80,6 +80,18 @@ fn snapshot_that_nothing_replaces_is_not_passed_over() {
     assert_eq!(load(dir.path(), true, false).unwrap().tree.last_zxid(), Zxid::ZERO);
 }
 
+/// ZOOKEEPER-2325: logs whose snapshots were gone, or an empty file in the place of one, were replayed over nothing.
+#[test]
+fn zookeeper_2325_logs_without_a_snapshot_are_refused() {
+    let logs_alone = with_files(&[("log.1", None), ("log.43", None)]);
+    let error = refusal(logs_alone.path(), true, false);
+    assert!(error.contains("No snapshot found, but there are log entries"), "{error}");
+    assert_eq!(load(logs_alone.path(), true, true).unwrap().tree.last_zxid(), Zxid(0x54));
+    let with_an_empty_one = with_files(&[("snapshot.0", Some(0)), ("log.1", None), ("log.43", None)]);
+    let error = refusal(with_an_empty_one.path(), true, false);
+    assert!(error.contains("snapshot.0"), "{error}");
+}
+
 #[test]
 fn a_log_that_goes_on_from_a_damaged_snapshot_alone_is_not_replayed_over_an_older_one() {
     // A leader's snapshot of the start of a later epoch took the place of the log, and was damaged: zxids show no gap.

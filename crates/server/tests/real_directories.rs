@@ -118,6 +118,8 @@ fn every_transaction_digest_from_the_first_snapshot_on() {
     compare("datadir-3.8.0", &found.tree);
 }
 
+/// ZOOKEEPER-3127, 3144, 3145: what a snapshot had seen of a multi, of sessions and of one that was closed came out of
+/// step with what was replayed over it.
 #[test]
 fn fuzzy_snapshot_with_a_long_window() {
     let found = load(&fixture("datadir-3.8.0-fuzzy"));

@@ -118,6 +118,7 @@ mod tests {
         }
     }
 
+    /// ZOOKEEPER-1653, 2307, 2354, 4269: a server whose epoch file was caught in the middle of its change did not start.
     #[test]
     fn an_epoch_is_the_old_or_the_new_one_wherever_power_is_lost() {
         for step in 0..8 {

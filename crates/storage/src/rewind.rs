@@ -224,6 +224,7 @@ mod tests {
         assert_eq!((records(&dirs).len(), newest_snapshot(&dirs)), (12, Some(10)));
     }
 
+    /// ZOOKEEPER-4837: a snapshot that was newer than the end of a cut log stayed, and the next start began from it.
     #[test]
     fn every_end_leaves_what_is_before_it() {
         for last in 0..13 {

@@ -308,9 +308,12 @@ impl Common {
     }
 
     /// Whether this server observes: the configuration decides, and what it was told if the configuration does not
-    /// have it.
+    /// have it. Where the one to come makes it a voter it follows already, and acknowledges: that one may not come into
+    /// force without it.
     #[must_use]
     pub(crate) fn observes(&self) -> bool {
-        self.committed.is_observer(self.me) || self.told_to_observe && !self.committed.is_voter(self.me)
+        let observes =
+            self.committed.is_observer(self.me) || self.told_to_observe && !self.committed.is_voter(self.me);
+        observes && !self.is_voter(self.me)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oxkeeper_proto::{EnsembleConfig, Epoch, Zxid};
+use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Zxid};
 
 /// The driver's name for a connection of the quorum port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +29,13 @@ pub struct Proposal {
     pub zxid: Zxid,
     /// The record as the log holds it.
     pub payload: Bytes,
+}
+
+impl Proposal {
+    /// The packet that offers it.
+    pub(crate) fn offer(&self) -> PeerPacket {
+        PeerPacket::Proposal { zxid: self.zxid, txn: self.payload.clone() }
+    }
 }
 
 /// Something to make durable: file contents and, where a name is new, the directory.

@@ -340,6 +340,11 @@ impl Election {
         self.judge(now, true);
     }
 
+    /// Whether this server observes, and is not to vote in the configuration to come either.
+    fn observes(&self) -> bool {
+        self.committed.is_observer(self.me) && !self.quorums.is_voter(self.me)
+    }
+
     /// What this server stands for: itself, if the configuration lets it vote.
     fn own_vote(&self, candidate: Candidate) -> Vote {
         let mut own = Vote {
@@ -348,7 +353,7 @@ impl Election {
             round: self.round,
             peer_epoch: candidate.epoch,
         };
-        if self.committed.is_observer(self.me) {
+        if self.observes() {
             own.zxid = Zxid(i64::MIN);
             own.peer_epoch = Epoch(i64::MIN);
         } else if candidate.emptied
@@ -526,7 +531,7 @@ impl Election {
     fn settle(&mut self, vote: Vote, supporters: BTreeSet<ServerId>, is_new: bool, out: &mut Vec<Output>) {
         let state = if vote.leader == self.me {
             ServerState::Leading
-        } else if self.committed.is_observer(self.me) {
+        } else if self.observes() {
             ServerState::Observing
         } else {
             ServerState::Following

@@ -355,10 +355,12 @@ impl Leader {
     }
 
     /// Whether those in step are a quorum of a configuration; all its voters count, also those that do not vote yet,
-    /// but no observers: they are not offered what they would have to acknowledge.
+    /// but no observers, and none that do not know yet that they are to observe: they are not offered what they would have
+    /// to acknowledge.
     pub(crate) fn has_quorum_of(&self, cx: &Common, config: &EnsembleConfig) -> bool {
         let in_step = |peer: &&Peer| {
-            peer.stage == Stage::Active && !peer.observes && peer.in_step_until_ms >= cx.now_ms
+            let observes = peer.observes || cx.committed.is_observer(peer.server);
+            peer.stage == Stage::Active && !observes && peer.in_step_until_ms >= cx.now_ms
         };
         let mut servers: BTreeSet<ServerId> =
             self.peers.values().filter(in_step).map(|peer| peer.server).collect();

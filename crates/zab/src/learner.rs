@@ -190,6 +190,9 @@ impl Learner {
             PeerPacket::Snap { zxid } => self.load(cx, zxid),
             PeerPacket::NewLeader { epoch, config } => self.history_complete(cx, epoch, config.as_deref()),
             PeerPacket::UpToDate => self.up_to_date(cx),
+            PeerPacket::Proposal { zxid, .. } if self.observes && self.is_serving() => {
+                self.called_to_vote(cx, zxid, change)
+            }
             PeerPacket::Proposal { zxid, txn } => {
                 self.offered(cx, Pending::new(zxid, txn, change, None), false)
             }

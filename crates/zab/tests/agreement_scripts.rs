@@ -191,6 +191,14 @@ impl Stage {
                 };
                 self.server.notification(now_ms, notification.leader, Ok(notification));
             }
+            "quorum" => {
+                let has_quorum = self.server.has_quorum_of(&config(words.get("members").unwrap(), ""));
+                let _ = writeln!(
+                    self.trace,
+                    "{}",
+                    if has_quorum { "a quorum is in step" } else { "no quorum is in step" }
+                );
+            }
             "oracle" => self.server.oracle(now_ms, words.at(1) == "yes"),
             "distrust" => self.server.take_whole_state(now_ms, "the state differs from the leader's"),
             "uncuttable" => self.server.cannot_truncate(now_ms, zxid(words.at(1))),
@@ -281,7 +289,8 @@ impl Stage {
             return self.server.resign(self.now_ms, "the zxids of this epoch are used up");
         };
         let new = words.get("members").map(|voters| {
-            let config = EnsembleConfig::clone(&config(voters, "")).with_version(zxid);
+            let observers = words.get("observers").unwrap_or("");
+            let config = EnsembleConfig::clone(&config(voters, observers)).with_version(zxid);
             EnsembleChange::Members(Arc::new(config))
         });
         self.server.propose(Proposal { zxid, payload: Bytes::new() }, new);

@@ -94,7 +94,7 @@ impl Observer {
     }
 
     /// Whether NEWLEADER has gone over a link.
-    fn has_offered(&self, link: LinkId) -> bool {
+    pub(super) fn has_offered(&self, link: LinkId) -> bool {
         self.reigns.offered.get(&link).is_some_and(|offer| offer.epoch > 0)
     }
 

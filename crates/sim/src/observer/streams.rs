@@ -1,7 +1,7 @@
 //! What is checked of what a leader sends to one learner: nothing is missing in it, and nothing is agreed that was not
 //! offered before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oxkeeper_proto::{PeerPacket, Zxid};
 
@@ -17,9 +17,13 @@ struct Stream {
     announced: Zxid,
 }
 
-/// By link, as its leader sends.
 #[derive(Debug, Default)]
-pub(super) struct Streams(BTreeMap<LinkId, Stream>);
+pub(super) struct Streams {
+    /// By link, as its leader sends.
+    by_link: BTreeMap<LinkId, Stream>,
+    /// Links of observers.
+    observers: BTreeSet<LinkId>,
+}
 
 /// Whether `next` can come right after `last`: the next of its epoch, or the first of a later one.
 fn follows(last: Zxid, next: Zxid) -> bool {
@@ -27,21 +31,27 @@ fn follows(last: Zxid, next: Zxid) -> bool {
 }
 
 impl Observer {
-    /// A leader is about to send a packet to a learner.
+    /// A packet is about to be sent between a leader and a learner.
     pub(super) fn check_stream(&mut self, server: usize, link: LinkId, packet: &PeerPacket) {
         let plan = |last, announced| Stream { last, announced };
         match packet {
+            PeerPacket::ObserverInfo { .. } => {
+                self.streams.observers.insert(link);
+            }
+            // An observer that is to vote is told so by what it does not take: it gets it again when it is agreed.
+            PeerPacket::Proposal { .. }
+                if self.has_offered(link) && self.streams.observers.contains(&link) => {}
             PeerPacket::Diff { zxid } => {
-                self.streams.0.insert(link, plan(None, *zxid));
+                self.streams.by_link.insert(link, plan(None, *zxid));
             }
             PeerPacket::Trunc { zxid } | PeerPacket::Snap { zxid } => {
-                self.streams.0.insert(link, plan(Some(*zxid), *zxid));
+                self.streams.by_link.insert(link, plan(Some(*zxid), *zxid));
             }
             PeerPacket::Proposal { zxid, .. }
             | PeerPacket::Inform { zxid, .. }
             | PeerPacket::InformAndActivate { zxid, .. } => self.check_next(server, link, *zxid),
             PeerPacket::Commit { zxid } | PeerPacket::CommitAndActivate { zxid, .. } => {
-                let Some(stream) = self.streams.0.get(&link).copied() else { return };
+                let Some(stream) = self.streams.by_link.get(&link).copied() else { return };
                 let offered = stream.last.is_some_and(|last| *zxid <= last);
                 self.check(4, offered, || {
                     format!("server {server} tells a learner that {zxid} is agreed and has not sent it")
@@ -52,7 +62,7 @@ impl Observer {
     }
 
     fn check_next(&mut self, server: usize, link: LinkId, zxid: Zxid) {
-        let Some(stream) = self.streams.0.get_mut(&link) else { return };
+        let Some(stream) = self.streams.by_link.get_mut(&link) else { return };
         let last = if zxid > stream.announced {
             // What was announced is there by now, whether the learner had it or was sent it.
             Some(stream.last.unwrap_or(stream.announced).max(stream.announced))

@@ -70,8 +70,9 @@ impl Leader {
             let gets_new = matches!(peer.stage, Stage::Synchronizing | Stage::Level | Stage::Active);
             if gets_new && !peer.observes {
                 peer.unacknowledged.sent(proposal.zxid, cx.now_ms);
-                let packet = PeerPacket::Proposal { zxid: proposal.zxid, txn: proposal.payload.clone() };
-                cx.out.push_back(Action::Send(*link, packet));
+                cx.out.push_back(Action::Send(*link, proposal.offer()));
+            } else if peer.stage == Stage::Active && calls_to_vote(change.as_ref(), peer.server) {
+                cx.out.push_back(Action::Send(*link, proposal.offer()));
             }
         }
         self.own_log.push_back((cx.log(proposal.clone()), proposal.zxid));
@@ -270,6 +271,12 @@ impl Leader {
             }
         }
     }
+}
+
+/// Whether a reconfiguration makes a voter of this server. One that observes must hear of it while it is only offered:
+/// it is to be agreed by those who will vote, and perhaps not without this one. Java's observers pass over it.
+pub(super) fn calls_to_vote(change: Option<&EnsembleChange>, observer: ServerId) -> bool {
+    matches!(change, Some(EnsembleChange::Members(new)) if new.is_voter(observer))
 }
 
 /// Whether enough have a transaction on their disks. Where the oracle decides, this leader must be one of them: it is

@@ -4,7 +4,8 @@
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{PeerPacket, Zxid};
 
-use super::{Leader, Phase, Stage};
+use super::broadcast::calls_to_vote;
+use super::{Leader, Outstanding, Phase, Stage};
 use crate::common::{Action, Common, Leave};
 use crate::durable::{LinkId, Proposal};
 use crate::history::{SyncFacts, SyncPlan};
@@ -102,9 +103,8 @@ impl Leader {
             // What it acknowledged before may be what it is told to forget now; it will acknowledge again.
             out.acks.retract(server);
             if !observes && place >= late {
-                let Proposal { zxid, payload } = out.proposal.clone();
-                peer.unacknowledged.sent(zxid, cx.now_ms);
-                cx.send(link, PeerPacket::Proposal { zxid, txn: payload });
+                peer.unacknowledged.sent(out.proposal.zxid, cx.now_ms);
+                cx.send(link, out.proposal.offer());
             }
         }
         peer.stage = Stage::Synchronizing;
@@ -139,15 +139,19 @@ impl Leader {
             peer.heard_ms = cx.now_ms;
             peer.in_step_until_ms = cx.now_ms + cx.limits.sync_ms();
             cx.send(link, PeerPacket::UpToDate);
+            let calls = |out: &&Outstanding| calls_to_vote(out.change.as_ref(), peer.server);
+            if let Some(out) = self.outstanding.iter().find(calls).filter(|_| peer.observes) {
+                cx.send(link, out.proposal.offer());
+            }
         }
     }
 }
 
 /// Sends transactions as agreed ones.
 fn send_agreed(cx: &mut Common, link: LinkId, txns: Vec<Proposal>) {
-    for Proposal { zxid, payload } in txns {
-        cx.send(link, PeerPacket::Proposal { zxid, txn: payload });
-        cx.send(link, PeerPacket::Commit { zxid });
+    for txn in txns {
+        cx.send(link, txn.offer());
+        cx.send(link, PeerPacket::Commit { zxid: txn.zxid });
     }
 }
 

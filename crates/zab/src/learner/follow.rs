@@ -50,6 +50,28 @@ impl Learner {
         Ok(())
     }
 
+    /// An observer is offered something. It takes only what is agreed; but if this makes it a voter it comes to its leader
+    /// anew, as one that acknowledges.
+    pub(super) fn called_to_vote(
+        &self,
+        cx: &mut Common,
+        zxid: Zxid,
+        change: Option<EnsembleChange>,
+    ) -> Result<(), Leave> {
+        let reason = match change {
+            Some(EnsembleChange::Members(config)) if cx.reconfig && config.is_voter(cx.me) => {
+                cx.see(config);
+                format!("the reconfiguration {zxid}, if agreed, makes this server a voter")
+            }
+            Some(EnsembleChange::Members(_)) => {
+                tracing::warn!("Ignoring the reconfiguration {zxid}: this server goes on observing");
+                return Ok(());
+            }
+            _ => format!("{zxid} was offered to this server, which observes"),
+        };
+        Err(Leave::because(reason))
+    }
+
     fn is_past_plan(&self) -> bool {
         !matches!(
             self.stage,
