@@ -203,7 +203,8 @@ impl Planner {
 
     /// A server loses its disk: what it had acknowledged others still have.
     fn wipe(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) -> bool {
-        let may = self.map.may_damage(index, &stage.observer.configs());
+        let may = self.map.may_damage(index, &stage.observer.configs())
+            || stage.observer.can_spare(index) && !self.map.is_damaged(index);
         let Some(server) = servers.get_mut(index).filter(|_| may) else { return false };
         server.crash(stage, true);
         server.wipe(stage);

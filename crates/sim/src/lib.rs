@@ -21,6 +21,7 @@ pub mod faults;
 pub mod frames;
 pub mod groups;
 pub mod history;
+pub mod judge;
 pub mod manners;
 pub mod model;
 pub mod network;

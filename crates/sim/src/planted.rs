@@ -63,6 +63,12 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::ObserverCounted, Profile::Hostile, 100),
     grade(Fault::OldTimerSurvives, Profile::CalmEnsemble, 20),
     grade(Fault::CounterOverflows, Profile::Rollover, 20),
+    grade(Fault::WeightsIgnored, Profile::Groups, 100),
+    grade(Fault::GroupsIgnored, Profile::Groups, 100),
+    grade(Fault::WeightZeroInsists, Profile::Groups, 500),
+    grade(Fault::OracleOfBoth, Profile::Oracle, 50),
+    grade(Fault::OracleAskedBeside, Profile::Oracle, 200),
+    grade(Fault::EpochOfBoth, Profile::Oracle, 200),
     grade(Fault::HashWithoutSessions, Profile::Calm, 1),
 ];
 

@@ -196,6 +196,8 @@ pub struct Server {
     ensemble: Option<Arc<EnsembleConfig>>,
     /// Whether its disk was emptied since it last was level with the others.
     pub emptied: bool,
+    /// What the oracle says to it, if there is one.
+    pub oracle: Option<bool>,
     /// Whether it does one piece of durable work at a time and takes no snapshot at its start, as servers of explored
     /// worlds do.
     in_steps: bool,
@@ -245,6 +247,7 @@ impl Server {
             counter_max: u32::MAX,
             ensemble,
             emptied: false,
+            oracle: None,
             in_steps: false,
         }
     }
@@ -299,6 +302,15 @@ impl Server {
         }
         let serving = |process: &Process| self.ensemble.is_none() || process.role.1;
         self.process.as_ref().is_some_and(|process| serving(process))
+    }
+
+    /// Whether nothing is on its way to its disk.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let idle = |process: &Process| {
+            process.work.is_empty() && process.working.is_empty() && process.fx.durable.is_empty()
+        };
+        self.process.as_ref().is_none_or(|process| idle(process))
     }
 
     /// Whether an event of this life still counts.
@@ -452,6 +464,7 @@ impl Server {
             accepted_epoch: epoch(EpochFile::Accepted)?.unwrap_or(epoch_of_log),
             current_epoch: epoch(EpochFile::Current)?.unwrap_or(epoch_of_log),
             emptied: self.emptied,
+            oracle: self.oracle,
             force_snapshot: self.habits.force_snapshot || self.manners.sends_snapshots,
             timing: self.manners.timing(),
             epoch_counter_max: self.counter_max,

@@ -4,9 +4,10 @@ use crate::chance::Chance;
 use crate::client::Habits;
 use crate::faults::FaultKind;
 use crate::groups;
+use crate::judge::Bench;
 use crate::manners::Manners;
 use crate::network::Weather;
-use crate::queue::SECOND;
+use crate::queue::{MS, SECOND};
 use crate::roster::Roster;
 use crate::swarm::{Profile, Swarm};
 use crate::workload::Kind;
@@ -22,12 +23,19 @@ pub struct Special {
     pub last_is_slow: bool,
     /// Groups and weights of the first configuration, as its lines; none where a majority decides.
     pub groups: Vec<String>,
+    /// How the oracle goes about it, if there is one.
+    pub judge: Option<Bench>,
 }
 
 impl Special {
     /// Nothing special.
-    pub const NONE: Special =
-        Special { manners: Vec::new(), counter_max: u32::MAX, last_is_slow: false, groups: Vec::new() };
+    pub const NONE: Special = Special {
+        manners: Vec::new(),
+        counter_max: u32::MAX,
+        last_is_slow: false,
+        groups: Vec::new(),
+        judge: None,
+    };
 
     /// Whether it is nothing special.
     #[must_use]
@@ -48,6 +56,7 @@ pub(crate) fn of(seed: u64) -> Option<Profile> {
         (0, 1) => Some(Profile::Deposed),
         (0, 3) => Some(Profile::Rollover),
         (2, 0 | 2) => Some(Profile::Groups),
+        (3, 2) => Some(Profile::Oracle),
         (3, 1 | 3) => Some(Profile::MixedVersion),
         (4, 1) => Some(Profile::Hostile),
         (4, 3) => Some(Profile::Damage),
@@ -67,6 +76,7 @@ impl Profile {
                 | Profile::MixedVersion
                 | Profile::Damage
                 | Profile::Groups
+                | Profile::Oracle
         )
     }
 }
@@ -93,6 +103,7 @@ impl Swarm {
                 }
             }
             Profile::Groups => self.group(&mut chance),
+            Profile::Oracle => self.judge(&mut chance),
             _ if profile.is_of_many() => self.draw_rare(&mut chance),
             _ => {}
         }
@@ -126,6 +137,20 @@ impl Swarm {
             self.draw_changes(chance);
         }
         self.draw_rare(chance);
+    }
+
+    /// Two vote, and lose each other more often than others do.
+    fn judge(&mut self, chance: &mut Chance) {
+        self.voters = 2;
+        self.servers = 2 + chance.index(3);
+        let mean = chance.log_uniform(50, 8000) * MS;
+        self.special.judge = Some(Bench { mean, seed: chance.bits(), tells_observers: chance.happens(0.5) });
+        for kind in [FaultKind::Partition, FaultKind::LeaderCutOff, FaultKind::PowerLoss, FaultKind::Wipe] {
+            self.faults.retain(|(known, _)| *known != kind);
+            if chance.happens(0.6) {
+                self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
+            }
+        }
     }
 
     /// Whether all voters but the last one are a quorum.

@@ -59,6 +59,8 @@ pub enum Profile {
     SlowMember,
     /// An ensemble whose voters are in groups and have weights.
     Groups,
+    /// An ensemble of two voters, and an oracle that may let one of them go on alone.
+    Oracle,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose leaders are asked to hand over.
@@ -71,7 +73,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 23] = [
+    pub const ALL: [(&'static str, Profile); 24] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -91,6 +93,7 @@ impl Profile {
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),
         ("groups", Profile::Groups),
+        ("oracle", Profile::Oracle),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
@@ -323,9 +326,12 @@ impl Swarm {
     fn draw_sessions(&mut self, profile: Profile, chance: &mut Chance) {
         let [reading, local] = match profile {
             Profile::CutOff => [1.0, 0.3],
-            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig | Profile::Groups => {
-                [0.3, 0.15]
-            }
+            Profile::Ensemble
+            | Profile::Election
+            | Profile::Rejoin
+            | Profile::Reconfig
+            | Profile::Groups
+            | Profile::Oracle => [0.3, 0.15],
             Profile::CalmEnsemble => [0.0, 0.15],
             _ => return,
         };

@@ -58,6 +58,9 @@ impl Vote {
     pub fn is_better_than(&self, other: &Vote, weights: Weights<'_>) -> bool {
         let (Rank(epoch, zxid, leader), theirs) = (self.rank(), other.rank());
         let chance = weights.chance(leader);
+        if oxkeeper_planted::is(Fault::WeightZeroInsists) {
+            return chance == Chance::Always && self.rank() > theirs;
+        }
         let rank = (epoch, zxid, chance, leader);
         chance != Chance::Never && rank > (theirs.0, theirs.1, weights.chance(theirs.2), theirs.2)
     }

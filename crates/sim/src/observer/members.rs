@@ -30,7 +30,7 @@ pub(super) struct Members {
 }
 
 /// The number of a server by its index.
-fn number(server: usize) -> i64 {
+pub(super) fn number(server: usize) -> i64 {
     i64::try_from(server + 1).unwrap_or(i64::MAX)
 }
 
@@ -60,7 +60,9 @@ impl Members {
 impl Observer {
     /// The number of configurations of which these servers are no quorum, if a transaction needs them.
     pub(super) fn lacking(&self, zxid: Zxid, holders: &BTreeSet<i64>) -> usize {
-        self.members.rule(zxid).iter().filter(|roster| !roster.is_quorum(holders)).count()
+        let enough =
+            |roster: &&Roster| roster.is_quorum(holders) || self.is_enough_alone(roster, zxid, holders);
+        self.members.rule(zxid).iter().filter(|roster| !enough(roster)).count()
     }
 
     /// Whether these servers are a quorum of a configuration that there ever was. Who looks for a leader goes by the one
@@ -156,7 +158,10 @@ impl Observer {
         let new = self.members.epochs.get(&epoch).cloned();
         let newer = new.filter(|new| new.version > self.config_version());
         let needed: Vec<&Roster> = self.members.current.iter().chain(&newer).collect();
-        let enough = needed.iter().all(|roster| roster.is_quorum(holders));
+        let start = Zxid(epoch << 32);
+        let enough = needed
+            .iter()
+            .all(|roster| roster.is_quorum(holders) || self.is_enough_alone(roster, start, holders));
         self.check(8, enough, || format!("epoch {epoch} begins with only the servers {holders:?}"));
         if let Some(newer) = newer {
             // Its leader may not belong to it, and knows who is to follow.

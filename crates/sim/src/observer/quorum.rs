@@ -9,6 +9,7 @@ use oxkeeper_proto::{Epoch, PeerPacket, SessionId, Zxid};
 use oxkeeper_storage::{EpochFile, SimDisk};
 
 use super::Observer;
+use crate::durable::DurableLog;
 use crate::network::LinkId;
 use crate::queue::Nanos;
 
@@ -71,6 +72,7 @@ impl Observer {
                 }
             }
             PeerPacket::Ack { zxid } => self.acked(server, link, *zxid, disk),
+            PeerPacket::FollowerInfo { .. } => self.follows_over(server, link),
             // What comes with the history is final only when NEWLEADER is acknowledged.
             PeerPacket::Commit { zxid }
             | PeerPacket::Inform { zxid, .. }
@@ -79,6 +81,7 @@ impl Observer {
                 if self.has_offered(link) =>
             {
                 self.committed(server, *zxid);
+                self.check_not_alone(link, *zxid);
             }
             _ => {}
         }
@@ -148,6 +151,16 @@ impl Observer {
         });
     }
 
+    /// Whether one of two voters has on its disk all that was agreed, and `shown`, in an epoch that is no older than the
+    /// other's.
+    #[must_use]
+    pub fn has_all(&self, server: usize, other: usize, shown: Zxid) -> bool {
+        let last = self.end_of(self.visible.max(self.reigns.committed).max(shown));
+        let holds = |log: &DurableLog| last == Zxid::ZERO || log.holds(last);
+        let current = |server| self.reigns.epochs.get(&server).map_or(0, |epochs| epochs.1);
+        self.logs.get(server).is_some_and(holds) && current(server) >= current(other)
+    }
+
     /// Where a history ends that is said to end at `zxid`. The start of an epoch is no transaction and stands in no log:
     /// who is there has what the epoch's leader had when it began.
     fn end_of(&self, mut zxid: Zxid) -> Zxid {
@@ -190,7 +203,7 @@ impl Observer {
 
     /// Whether a server has it, or had it until its disk was emptied: then it does not count for electing, so what it
     /// acknowledged before is as safe as it was.
-    fn holds(&self, server: usize, zxid: Zxid) -> bool {
+    pub(super) fn holds(&self, server: usize, zxid: Zxid) -> bool {
         self.logs.get(server).is_some_and(|log| log.holds(zxid))
             || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
@@ -250,6 +263,7 @@ impl Observer {
     /// A server has become something else.
     pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), disk: &SimDisk, now: Nanos) {
         self.reigns.roles.insert(server, role.2.0);
+        self.note_word(server, role.0 == Role::Leading);
         let serves = role.1;
         let served =
             if serves { !self.reigns.serving.insert(server) } else { self.reigns.serving.remove(&server) };
