@@ -6,8 +6,12 @@
 //! - the one that is let go on has everything that was agreed on its disk, in an epoch that is no older than the other's;
 //! - the other one is down, or has read before that it may not go on alone, and nothing is on its way to its disk; if it
 //!   still leads, the one that is let go on also has everything that it shows.
+//!
+//! A hasty one keeps the second promise and not the first. Then what one of them wrote alone may be lost when both meet
+//! again, and no history of clients makes sense; but the two never take one for the other.
 
 use oxkeeper_node::{Input, PeerInput, Role};
+use oxkeeper_proto::Zxid;
 
 use crate::chance::Chance;
 use crate::process::Server;
@@ -23,6 +27,8 @@ pub struct Bench {
     pub seed: u64,
     /// Whether those who observe are told as well that somebody may go on alone.
     pub tells_observers: bool,
+    /// Whether it does not look at what is on the disks.
+    pub is_hasty: bool,
 }
 
 /// The judge of a run.
@@ -77,7 +83,8 @@ impl Judge {
         if self.chosen == Some(wanted) && (stays || self.is_late) || !self.take_back(stage, servers) {
             return;
         }
-        if gives && lacks_nothing(stage, servers, wanted) {
+        let is_hasty = self.bench.is_some_and(|bench| bench.is_hasty);
+        if gives && is_safe(servers, wanted) && (is_hasty || lacks_nothing(stage, servers, wanted)) {
             self.tell(stage, servers, Some(wanted));
             stage.counts.words += 1;
         }
@@ -114,12 +121,18 @@ impl Judge {
     }
 }
 
-/// Whether one of the two may be let go on: see the promise above.
-fn lacks_nothing(stage: &Stage, servers: &[Server], wanted: usize) -> bool {
+/// Whether the other one of the two is down, or can do nothing any more for which it would need to be let go on.
+fn is_safe(servers: &[Server], wanted: usize) -> bool {
     let (Some(one), Some(other)) = (servers.get(wanted), servers.get(1 - wanted)) else { return false };
+    one.is_up() && !one.emptied && other.is_idle()
+}
+
+/// Whether one of the two has all that was agreed, and all that the other one shows.
+fn lacks_nothing(stage: &Stage, servers: &[Server], wanted: usize) -> bool {
+    let Some(other) = servers.get(1 - wanted) else { return false };
     let leads = matches!(other.role(), Some((Role::Leading, ..)));
-    let shown = if leads { other.last_zxid() } else { oxkeeper_proto::Zxid::ZERO };
-    one.is_up() && !one.emptied && other.is_idle() && stage.observer.has_all(wanted, 1 - wanted, shown)
+    let shown = if leads { other.last_zxid() } else { Zxid::ZERO };
+    stage.observer.has_all(wanted, 1 - wanted, shown)
 }
 
 impl Server {

@@ -216,11 +216,15 @@ fn check(world: &mut World, swarm: &Swarm) {
     if !hash_tells_sessions_apart() {
         stage.violate(10, "the hash of all state is the same for other sessions".to_owned());
     }
-    stage.observer.check_expiries(&order);
-    stage.observer.check_logs(&order);
     if is(Fault::Canary) {
         stage.violate(0, "the canary sings".to_owned());
     }
+    if stage.observer.is_hasty {
+        // What was lost had been shown.
+        return;
+    }
+    stage.observer.check_expiries(&order);
+    stage.observer.check_logs(&order);
     let checked = checker::verify(&stage.history, &order, &rules).and_then(|replayed| {
         let events = watches::verify(&stage.history, &replayed)?;
         Ok((replayed, events))

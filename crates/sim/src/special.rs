@@ -144,7 +144,8 @@ impl Swarm {
         self.voters = 2;
         self.servers = 2 + chance.index(3);
         let mean = chance.log_uniform(50, 8000) * MS;
-        self.special.judge = Some(Bench { mean, seed: chance.bits(), tells_observers: chance.happens(0.5) });
+        let (seed, tells_observers, is_hasty) = (chance.bits(), chance.happens(0.5), chance.happens(0.25));
+        self.special.judge = Some(Bench { mean, seed, tells_observers, is_hasty });
         for kind in [FaultKind::Partition, FaultKind::LeaderCutOff, FaultKind::PowerLoss, FaultKind::Wipe] {
             self.faults.retain(|(known, _)| *known != kind);
             if chance.happens(0.6) {

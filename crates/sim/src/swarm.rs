@@ -139,6 +139,10 @@ impl Profile {
     #[must_use]
     pub fn makes(self, kind: FaultKind) -> bool {
         let has_others = self == Profile::Mixed || self.is_of_many();
+        if self == Profile::Oracle && FaultKind::LIES.contains(&kind) {
+            // Nobody could tell a log that lost something from a whole one.
+            return false;
+        }
         !self.is_calm() && (has_others || !(kind.needs_others() || kind.is_special()))
     }
 

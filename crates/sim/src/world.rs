@@ -174,6 +174,7 @@ impl World {
         };
         stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
         stage.observer.counter_max = swarm.special.counter_max;
+        stage.observer.is_hasty = swarm.special.judge.is_some_and(|bench| bench.is_hasty);
         let is_still = swarm.faults.is_empty()
             && swarm.special.is_none()
             && !swarm.server.reconfig

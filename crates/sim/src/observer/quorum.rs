@@ -222,6 +222,12 @@ impl Observer {
         !configs.is_empty() && configs.iter().all(|config| config.is_quorum(&level))
     }
 
+    /// As if a server had this epoch on its disk.
+    #[cfg(test)]
+    pub(super) fn reigns_in(&mut self, server: usize, epoch: i64) {
+        self.reigns.epochs.insert(server, (epoch, epoch));
+    }
+
     /// Epochs on a disk never go back.
     pub(super) fn check_epochs(&mut self, server: usize, disk: &SimDisk) {
         let (accepted, current) = durable_epochs(disk);

@@ -95,3 +95,72 @@ impl Observer {
         word.chosen == Some(number(other)) && self.has_all(other, server, Zxid::ZERO)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oxkeeper_node::Role;
+    use oxkeeper_proto::Epoch;
+    use oxkeeper_storage::SimDisk;
+
+    use super::*;
+
+    fn two() -> Observer {
+        let mut observer = Observer::of_voters(2);
+        observer.word_is(None);
+        observer
+    }
+
+    fn violated(observer: &Observer) -> Option<u8> {
+        observer.violation.as_ref().map(|violation| violation.invariant)
+    }
+
+    fn enough(observer: &Observer, holders: &[i64]) -> bool {
+        observer.lacking(Zxid(1), &holders.iter().copied().collect()) == 0
+    }
+
+    #[test]
+    fn one_of_two_is_enough_with_the_word_and_not_without() {
+        let mut observer = two();
+        assert!(enough(&observer, &[1, 2]) && !enough(&observer, &[1]));
+        observer.word_is(Some(0));
+        assert!(enough(&observer, &[1]) && !enough(&observer, &[2]));
+        observer.word_is(Some(1));
+        assert!(enough(&observer, &[2]) && !enough(&observer, &[1]), "nothing was on its disk by then");
+    }
+
+    #[test]
+    fn among_three_the_word_counts_for_nothing() {
+        let mut observer = Observer::of_voters(3);
+        observer.word_is(Some(0));
+        assert!(!enough(&observer, &[1]));
+    }
+
+    #[test]
+    fn what_a_voter_is_told_it_must_have_whatever_the_oracle_says() {
+        let mut observer = two();
+        observer.word_is(Some(0));
+        observer.check_not_alone(LinkId(1), Zxid::new(1, 1));
+        assert_eq!(violated(&observer), None, "nobody follows over that link");
+        observer.follows_over(1, LinkId(1));
+        observer.check_not_alone(LinkId(1), Zxid::new(1, 1));
+        assert_eq!(violated(&observer), Some(8));
+    }
+
+    #[test]
+    fn a_leader_that_is_alone_begins_an_epoch_of_its_own() {
+        let disk = SimDisk::quiet();
+        let leads = |observer: &mut Observer, server, epoch| {
+            observer.role_changed(server, (Role::Leading, true, Epoch(epoch)), &disk, 0);
+        };
+        let mut observer = two();
+        leads(&mut observer, 0, 2);
+        assert_eq!(violated(&observer), Some(8), "without the word it has no quorum");
+        let mut observer = two();
+        observer.reigns_in(0, 2);
+        observer.reigns_in(1, 2);
+        leads(&mut observer, 0, 2);
+        assert_eq!(violated(&observer), None);
+        leads(&mut observer, 1, 2);
+        assert_eq!(violated(&observer), Some(1), "two lead in one epoch");
+    }
+}
