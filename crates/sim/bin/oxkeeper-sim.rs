@@ -159,6 +159,10 @@ fn campaign(wanted: &Wanted) -> ExitCode {
                         let what = "the same seed made another run".to_owned();
                         report.violation = Some(oxkeeper_sim::observer::Violation { invariant: 0, what });
                     }
+                    if let Some(violation) = &report.violation {
+                        // The whole story comes at the end, and a campaign may be long.
+                        eprintln!("seed {seed}: I{} does not hold: {}", violation.invariant, violation.what);
+                    }
                     let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
                     sums.add(report);
                     if sums.failed.len() >= FAILURES_MAX {

@@ -8,6 +8,7 @@ use crate::chance::Chance;
 use crate::damage;
 use crate::faultmap::FaultMap;
 use crate::network::{Host, LinkId, Port, Side};
+use crate::partition::Split;
 use crate::process::Server;
 use crate::queue::{MS, Nanos, SECOND};
 use crate::swarm::Swarm;
@@ -54,6 +55,10 @@ pub enum FaultKind {
     Wipe,
     /// A leader loses the other servers for a while and keeps its clients.
     LeaderCutOff,
+    /// A read fails: of a start, or of the log for a learner.
+    ReadFails,
+    /// A machine loses power, and its disk is as it was at an earlier start.
+    RolledBack,
     /// A machine loses power, and its disk has never stored a write of the log.
     LostWrite,
     /// A machine loses power, and its disk has stored a write of the log in another place.
@@ -64,7 +69,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 22] = [
+    pub const ALL: [FaultKind; 24] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::PowerLossAtStep,
@@ -84,6 +89,8 @@ impl FaultKind {
         FaultKind::CutFails,
         FaultKind::Wipe,
         FaultKind::LeaderCutOff,
+        FaultKind::ReadFails,
+        FaultKind::RolledBack,
         FaultKind::LostWrite,
         FaultKind::MisdirectedWrite,
         FaultKind::LogRots,
@@ -111,7 +118,8 @@ impl FaultKind {
     /// Whether it is drawn apart from the others.
     #[must_use]
     pub fn is_special(self) -> bool {
-        self == FaultKind::LeaderCutOff || FaultKind::LIES.contains(&self)
+        matches!(self, FaultKind::LeaderCutOff | FaultKind::ReadFails | FaultKind::RolledBack)
+            || FaultKind::LIES.contains(&self)
     }
 
     /// Whether only an ensemble can survive it.
@@ -189,6 +197,7 @@ impl Planner {
                 self.spoil_log(stage, servers, index, kind)
             }
             FaultKind::LeaderCutOff => self.cut_off_leader(stage, servers),
+            FaultKind::RolledBack => self.roll_back(stage, servers, index),
             FaultKind::Partition => self.partition(stage, servers.len()),
             FaultKind::Weather => {
                 stage.net.weather.mean = self.chance.log_uniform(MS / 20, 100 * MS);
@@ -241,12 +250,7 @@ impl Planner {
         index: usize,
         kind: FaultKind,
     ) -> bool {
-        let is_whole = |other: &usize| *other != index && !self.map.is_damaged(*other);
-        let others: Vec<usize> = (0..servers.len()).filter(is_whole).collect();
-        let configs = stage.observer.configs();
-        let votes = configs.iter().any(|config| config.voters().contains(&Server::id(index).0));
-        let is_allowed = self.map.may_damage(index, &configs)
-            && (!votes || stage.observer.is_held_by_a_quorum(index, &others));
+        let is_allowed = self.may_lose(stage, index);
         let Some(server) = servers.get_mut(index).filter(|server| is_allowed && server.is_up()) else {
             return false;
         };
@@ -259,6 +263,29 @@ impl Planner {
         }
         self.restart(stage, index);
         spoilt
+    }
+
+    /// Whether a server may have less than it says, and vote.
+    fn may_lose(&self, stage: &Stage, index: usize) -> bool {
+        let is_whole = |other: &usize| *other != index && !self.map.is_damaged(*other);
+        let configs = stage.observer.configs();
+        let votes = configs.iter().any(|config| config.voters().contains(&Server::id(index).0));
+        let others: Vec<usize> = (0..stage.observer.servers()).filter(is_whole).collect();
+        self.map.may_damage(index, &configs) && (!votes || stage.observer.is_held_by_a_quorum(index, &others))
+    }
+
+    /// An operator, or whoever gives it its disk, brings a server back as it was at one of its earlier starts, whole and
+    /// in itself without a fault: it has forgotten what it acknowledged and what it promised since, and does not know it.
+    fn roll_back(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) -> bool {
+        let is_allowed = self.may_lose(stage, index);
+        let Some(server) = servers.get_mut(index).filter(|server| is_allowed && server.has_image()) else {
+            return false;
+        };
+        server.crash(stage, true);
+        server.roll_back(stage);
+        self.map.behind(index);
+        self.restart(stage, index);
+        true
     }
 
     fn restart(&mut self, stage: &mut Stage, index: usize) {
@@ -296,6 +323,14 @@ impl Planner {
             }
             FaultKind::SyncFails => server.disk.fail_syncs(1),
             FaultKind::CutFails => server.disk.fail_cuts(1),
+            FaultKind::ReadFails => {
+                // A start reads most.
+                if self.chance.happens(0.5) {
+                    server.crash(stage, true);
+                    self.restart(stage, index);
+                }
+                server.disk.fail_reads(1);
+            }
             FaultKind::DiskFull => {
                 server.disk.set_full(true);
                 stage.queue.after(while_, Event::Mend(Mend::Disk(index)));
@@ -333,19 +368,12 @@ impl Planner {
 
     /// Splits the hosts in one of many shapes.
     fn partition(&mut self, stage: &mut Stage, servers: usize) -> bool {
-        let hosts: Vec<Host> =
-            (0..servers).map(Host::Server).chain((0..self.clients).map(Host::Client)).collect();
-        let sides: Vec<u64> = hosts.iter().map(|_| self.chance.below(2)).collect();
-        let one_way = self.chance.happens(0.3);
+        let split = Split::draw(servers, self.clients, &mut self.chance);
         let ports: Vec<Port> = Port::ALL.into_iter().filter(|_| self.chance.happens(0.6)).collect();
         let mut divides = false;
-        for (from, a) in hosts.iter().zip(&sides) {
-            for (to, b) in hosts.iter().zip(&sides) {
-                if a < b || a > b && !one_way {
-                    ports.iter().for_each(|port| stage.net.block(*from, *to, *port));
-                    divides |= !ports.is_empty();
-                }
-            }
+        for (from, to) in split.blocked() {
+            ports.iter().for_each(|port| stage.net.block(from, to, *port));
+            divides |= !ports.is_empty();
         }
         let while_ = 100 * MS + self.chance.exponential(8 * SECOND);
         stage.queue.after(while_, Event::Mend(Mend::Network));
@@ -397,6 +425,7 @@ impl Planner {
             server.disk.set_full(false);
             server.disk.fail_syncs(0);
             server.disk.fail_cuts(0);
+            server.disk.fail_reads(0);
         }
         let delay = 200 * MS + self.chance.exponential(2 * SECOND);
         stage.queue.after(delay, Event::Restart(index));
@@ -411,6 +440,7 @@ impl Planner {
             server.disk.set_full(false);
             server.disk.fail_syncs(0);
             server.disk.fail_cuts(0);
+            server.disk.fail_reads(0);
             server.disk.forget_fault();
             server.slow_disk = 0;
             if !server.is_up() {

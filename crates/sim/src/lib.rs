@@ -27,6 +27,7 @@ pub mod model;
 pub mod network;
 pub mod observer;
 pub mod operator;
+pub mod partition;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod process;

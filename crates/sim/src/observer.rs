@@ -50,9 +50,6 @@ pub struct SessionFacts {
     pub link: LinkId,
 }
 
-/// The whole state is compared at one of so many transactions: it costs as much as the state is large.
-const HASHED_EVERY: i64 = 8;
-
 /// What holds even if an oracle lets one of two go on that lacks something.
 const HASTY: [u8; 11] = [0, 1, 2, 4, 5, 6, 10, 11, 20, 21, 23];
 
@@ -100,6 +97,8 @@ pub struct Observer {
     pub counter_max: u32,
     /// Whether an oracle lets one of two go on that lacks something: then no history of clients makes sense.
     pub is_hasty: bool,
+    /// The whole state is compared at one of so many transactions: it costs as much as the state is large.
+    pub hashed_every: i64,
     /// Whether nothing at all goes wrong in the run, so that nobody has a reason to leave a role.
     pub is_calm: bool,
 }
@@ -134,6 +133,7 @@ impl Observer {
             tick: 0,
             counter_max: u32::MAX,
             is_hasty: false,
+            hashed_every: 8,
             is_calm: false,
         }
     }
@@ -311,7 +311,7 @@ impl Observer {
             format!("server {server} has digest {digest} at {last}, another one has {agreed}")
         });
         // Before a snapshot that came is loaded there is nothing.
-        if last.0 % HASHED_EVERY == 0 && last.counter() > 0 {
+        if last.0 % self.hashed_every == 0 && last.counter() > 0 {
             self.hashed(server, last, node.state_hash());
         }
     }

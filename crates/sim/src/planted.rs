@@ -69,6 +69,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::OracleOfBoth, Profile::Oracle, 50),
     grade(Fault::OracleAskedBeside, Profile::Oracle, 200),
     grade(Fault::EpochOfBoth, Profile::Oracle, 200),
+    grade(Fault::AclTableLate, Profile::BigTree, 20),
     grade(Fault::HashWithoutSessions, Profile::Calm, 1),
 ];
 

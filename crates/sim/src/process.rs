@@ -194,6 +194,10 @@ pub struct Server {
     pub counter_max: u32,
     /// The ensemble as it was told before its first start, unless it is alone.
     ensemble: Option<Arc<EnsembleConfig>>,
+    /// Whether it keeps an image of its disk from time to time.
+    pub keeps_images: bool,
+    /// Its disk as it was at an earlier start.
+    image: Option<SimDisk>,
     /// Whether its disk was emptied since it last was level with the others.
     pub emptied: bool,
     /// What the oracle says to it, if there is one.
@@ -246,6 +250,8 @@ impl Server {
             manners: Manners::OURS,
             counter_max: u32::MAX,
             ensemble,
+            keeps_images: false,
+            image: None,
             emptied: false,
             oracle: None,
             in_steps: false,
@@ -375,6 +381,9 @@ impl Server {
             return;
         }
         self.life += 1;
+        if self.keeps_images && !self.emptied && self.life.is_multiple_of(3) {
+            self.image = Some(self.disk.after_crash(Aftermath::Synced));
+        }
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let dirs = Directories::new(disk.clone(), Path::new(DATA), Path::new(DATA));
         let now = self.now(stage.queue.now());
@@ -515,9 +524,28 @@ impl Server {
         let (now, index) = (stage.queue.now(), self.index);
         stage.trace.note(now, || format!("the disk of server {index} is empty"));
         self.disk = SimDisk::quiet();
+        self.image = None;
         self.emptied = true;
         (self.refused, self.finds_damage) = (None, false);
         stage.observer.emptied(self.index);
+    }
+
+    /// Whether there is an image of its disk to go back to.
+    #[must_use]
+    pub fn has_image(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// Its disk is what it was at an earlier start, while it is down.
+    pub fn roll_back(&mut self, stage: &mut Stage) {
+        let Some(image) = self.image.take() else { return };
+        let (now, index) = (stage.queue.now(), self.index);
+        stage.trace.note(now, || format!("the disk of server {index} is an older one"));
+        self.disk = image;
+        self.is_behind = true;
+        (self.refused, self.finds_damage) = (None, false);
+        stage.observer.emptied(self.index);
+        stage.observer.spoilt(self.index, &self.disk);
     }
 
     /// Where it would come to if it started from each of its snapshots, all newer ones being damaged: the last

@@ -25,6 +25,8 @@ pub struct Special {
     pub groups: Vec<String>,
     /// How the oracle goes about it, if there is one.
     pub judge: Option<Bench>,
+    /// At every so many transactions the whole state is compared.
+    pub hashed_every: i64,
 }
 
 impl Special {
@@ -35,6 +37,7 @@ impl Special {
         last_is_slow: false,
         groups: Vec::new(),
         judge: None,
+        hashed_every: 8,
     };
 
     /// Whether it is nothing special.
@@ -59,6 +62,7 @@ pub(crate) fn of(seed: u64) -> Option<Profile> {
         (3, 2) => Some(Profile::Oracle),
         (3, 1 | 3) => Some(Profile::MixedVersion),
         (4, 1) => Some(Profile::Hostile),
+        (4, 3) if seed / 40 % 5 == 4 => Some(Profile::BigTree),
         (4, 3) => Some(Profile::Damage),
         _ => None,
     }
@@ -77,6 +81,7 @@ impl Profile {
                 | Profile::Damage
                 | Profile::Groups
                 | Profile::Oracle
+                | Profile::BigTree
         )
     }
 }
@@ -95,10 +100,11 @@ impl Swarm {
                 });
             }
             Profile::MixedVersion => self.mix(&mut chance, Manners::draw),
+            Profile::BigTree => self.grow(&mut chance),
             Profile::Damage => {
                 let others = chance.unit();
                 self.faults.retain(|_| chance.happens(others));
-                for kind in FaultKind::LIES {
+                for kind in FaultKind::LIES.into_iter().chain([FaultKind::RolledBack, FaultKind::ReadFails]) {
                     self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
                 }
             }
@@ -117,6 +123,10 @@ impl Swarm {
         self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
         for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !self.server.reconfig) {
             self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
+        }
+        self.faults.push((FaultKind::ReadFails, chance.log_uniform(10, 120) * SECOND));
+        if self.voters >= 3 && !self.server.reconfig {
+            self.faults.push((FaultKind::RolledBack, chance.log_uniform(10, 120) * SECOND));
         }
     }
 
@@ -170,6 +180,38 @@ impl Swarm {
         let chosen: Vec<bool> = (0..self.servers).map(others).collect();
         let drawn = chosen.into_iter().map(|other| if other { manners(chance) } else { Manners::OURS });
         self.special.manners = drawn.collect();
+    }
+
+    /// Some megabytes of znodes: snapshots in many pieces while the tree changes, logs longer than a batch, and learners
+    /// that need minutes to be sent all of it.
+    fn grow(&mut self, chance: &mut Chance) {
+        self.voters = 3;
+        self.servers = 3 + chance.index(2);
+        self.without = 0;
+        self.special.hashed_every = 256;
+        self.chaos = chance.within(50..100) * SECOND;
+        self.weather.bandwidth = chance.log_uniform(200_000, 5_000_000);
+        self.server.snap_count = chance.log_uniform(30, 300);
+        self.server.log_bytes_max = 0;
+        self.server.tick_ms = i64::try_from(chance.one_of([500, 1000, 2000])).unwrap_or(1000);
+        // What a snapshot must bring, or the log.
+        self.faults.retain(|(kind, _)| !matches!(kind, FaultKind::Weather | FaultKind::AllDown));
+        for kind in [FaultKind::Wipe, FaultKind::PowerLoss, FaultKind::SnapshotRots, FaultKind::LogRots] {
+            self.faults.retain(|(other, _)| *other != kind);
+            self.faults.push((kind, chance.log_uniform(8, 40) * SECOND));
+        }
+        let habits = Habits {
+            timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
+            pause: SECOND / 15,
+            pipeline: 2,
+            users: Vec::new(),
+            restless: 0,
+            moves: 10,
+            dies: 0,
+            reads_only: false,
+        };
+        let kinds = [Kind::Grow, Kind::Grow, Kind::Append, Kind::Multi, Kind::Acl, Kind::Ephemeral];
+        self.clients = kinds.into_iter().map(|kind| (kind, habits.clone())).collect();
     }
 
     /// Leaders are cut off all the time, under clients who write and clients who ask for what is new.

@@ -51,6 +51,8 @@ pub enum Profile {
     MixedVersion,
     /// An ensemble whose disks lie.
     Damage,
+    /// An ensemble with a tree so large that snapshots and logs take their time.
+    BigTree,
     /// An ensemble that falls apart again and again, and clients who are content with reading meanwhile.
     CutOff,
     /// An ensemble whose leaders are asked to hand over.
@@ -73,7 +75,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 24] = [
+    pub const ALL: [(&'static str, Profile); 25] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -89,6 +91,7 @@ impl Profile {
         ("hostile", Profile::Hostile),
         ("mixed-version", Profile::MixedVersion),
         ("damage", Profile::Damage),
+        ("big-tree", Profile::BigTree),
         ("cut-off", Profile::CutOff),
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),
@@ -139,7 +142,7 @@ impl Profile {
     #[must_use]
     pub fn makes(self, kind: FaultKind) -> bool {
         let has_others = self == Profile::Mixed || self.is_of_many();
-        if self == Profile::Oracle && FaultKind::LIES.contains(&kind) {
+        if self == Profile::Oracle && (FaultKind::LIES.contains(&kind) || kind == FaultKind::RolledBack) {
             // Nobody could tell a log that lost something from a whole one.
             return false;
         }

@@ -35,6 +35,8 @@ pub enum Kind {
     Flood,
     /// Only what is new: `sync`, and reads. Drawn by some profiles alone.
     Fresh,
+    /// A tree of megabytes, then changes all over it. Drawn by some profiles alone.
+    Grow,
     /// Servers that join, leave and change their part. Only where an ensemble allows it.
     Reconfig,
 }
@@ -77,6 +79,10 @@ const ODD: [&str; 12] = [
     "/deep/a/b/c/d/e/f/g",
 ];
 
+/// How often one client makes znodes, and how many each time.
+const GROWN_MAX: u64 = 60;
+const GROWN_AT_ONCE: u64 = 40;
+
 /// A source of requests.
 #[derive(Debug)]
 pub struct Workload {
@@ -88,6 +94,8 @@ pub struct Workload {
     versions: BTreeMap<String, i32>,
     mine: Vec<String>,
     admin: Admin,
+    /// How often it has made many znodes.
+    grown: u64,
     /// Bits of the operations that this run does without.
     without: u64,
 }
@@ -125,6 +133,7 @@ impl Workload {
             versions: BTreeMap::new(),
             mine: Vec::new(),
             admin: Admin::default(),
+            grown: 0,
             without,
         }
     }
@@ -174,6 +183,7 @@ impl Workload {
             Kind::Chaos => self.chaos(chance),
             Kind::Flood => flood(chance),
             Kind::Fresh => fresh(chance),
+            Kind::Grow => self.grow(chance),
             Kind::Reconfig => self.reconfig(chance),
         }
     }
@@ -454,6 +464,37 @@ impl Workload {
     pub fn noticed(&mut self, path: &str) {
         if self.next.len() < 4 && matches!(self.kind, Kind::Watch | Kind::Reconfig) {
             self.next.push_back(encoded(&Request::GetData { path: path.into(), watch: true }));
+        }
+    }
+}
+
+impl Workload {
+    /// Makes many znodes at once, up to some megabytes; then changes some of them.
+    fn grow(&mut self, chance: &mut Chance) -> Encoded {
+        let parent = format!("/big-{}", self.client);
+        let made = self.grown;
+        if made < GROWN_MAX {
+            self.grown += 1;
+            if made == 0 {
+                return encoded(&Request::Create(create(&parent, b"", 0)));
+            }
+        }
+        let place = if made < GROWN_MAX { made } else { 1 + chance.below(GROWN_MAX - 1) };
+        let of = |place: u64, index: u64| format!("{parent}/{place}-{index}");
+        let data = vec![b'a' + u8::try_from(self.count % 26).unwrap_or(0); 300 + chance.index(900)];
+        if made < GROWN_MAX {
+            let paths: Vec<String> = (0..GROWN_AT_ONCE).map(|index| of(place, index)).collect();
+            let ops = paths.iter().map(|path| Request::Create(create(path, &data, 0)));
+            return encoded(&Request::Multi(ops.collect()));
+        }
+        let path = of(place, chance.below(GROWN_AT_ONCE));
+        match chance.below(10) {
+            0..5 => encoded(&Request::SetData { path: path.into(), data: Some(&data), version: -1 }),
+            5 => encoded(&Request::Delete { path: path.into(), version: -1 }),
+            6 => encoded(&Request::Create(create(&path, &data, 0))),
+            7 => encoded(&Request::SetAcl { path: path.into(), acl: Some(some_list(chance)), version: -1 }),
+            8 => encoded(&Request::GetData { path: path.into(), watch: false }),
+            _ => encoded(&Request::GetChildren { path: parent.into(), watch: false }),
         }
     }
 }

@@ -175,6 +175,7 @@ impl World {
         stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
         stage.observer.counter_max = swarm.special.counter_max;
         stage.observer.is_hasty = swarm.special.judge.is_some_and(|bench| bench.is_hasty);
+        stage.observer.hashed_every = swarm.special.hashed_every;
         let is_still = swarm.faults.is_empty()
             && swarm.special.is_none()
             && !swarm.server.reconfig
@@ -193,6 +194,7 @@ impl World {
             let mut server = Server::new(index, swarm.server, ensemble, clock, chance.fork());
             // Whoever joins with nothing on its disk does not count before it was brought level.
             server.emptied = index >= swarm.servers - swarm.spares;
+            server.keeps_images = swarm.faults.iter().any(|(kind, _)| *kind == FaultKind::RolledBack);
             server.counter_max = swarm.special.counter_max;
             server.manners = swarm.special.manners.get(index).copied().unwrap_or(Manners::OURS);
             server

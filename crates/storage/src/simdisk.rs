@@ -56,6 +56,8 @@ struct State {
     failing_syncs: u32,
     /// So many of the next changes of a file's size fail.
     failing_cuts: u32,
+    /// So many of the next reads fail.
+    failing_reads: u32,
     /// So many of the next writes are said to be done and are not.
     lost_writes: u32,
     fault: Option<(usize, Fault)>,
@@ -201,6 +203,11 @@ impl SimDisk {
         self.state().failing_cuts = count;
     }
 
+    /// Has so many of the next reads of a file fail.
+    pub fn fail_reads(&self, count: u32) {
+        self.state().failing_reads = count;
+    }
+
     /// Has so many of the next writes be lost: read back as long as the machine runs, synced, and never stored.
     pub fn lose_writes(&self, count: u32) {
         self.state().lost_writes = count;
@@ -220,6 +227,7 @@ impl SimDisk {
             full: state.full,
             failing_syncs: state.failing_syncs,
             failing_cuts: state.failing_cuts,
+            failing_reads: state.failing_reads,
             lost_writes: state.lost_writes,
             ..State::default()
         };
@@ -524,7 +532,11 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
+        if state.failing_reads > 0 {
+            state.failing_reads -= 1;
+            return Err(io::Error::other("a read fails"));
+        }
         let bytes = state.inodes.get(self.inode).map_or(&[][..], |inode| &inode.bytes);
         let there = bytes.get(index(offset)?..).unwrap_or_default();
         let n = there.len().min(buf.len());

@@ -213,13 +213,21 @@ impl Observer {
     #[must_use]
     pub fn is_held_by_a_quorum(&self, server: usize, others: &[usize]) -> bool {
         let last = self.end_of(self.durable_last(server));
-        let epoch = |server: &usize| self.reigns.epochs.get(server).map_or(0, |epochs| epochs.1);
+        let epochs = |server: &usize| self.reigns.epochs.get(server).copied().unwrap_or_default();
+        let (promised, current) = epochs(&server);
         let level = self.numbers(|other| {
             let holds = self.logs.get(other).is_some_and(|log| log.holds(last));
-            others.contains(&other) && holds && epoch(&other) >= epoch(&server)
+            let (others_promised, others_current) = epochs(&other);
+            others.contains(&other) && holds && others_promised >= promised && others_current >= current
         });
         let configs = self.configs();
         !configs.is_empty() && configs.iter().all(|config| config.is_quorum(&level))
+    }
+
+    /// How many servers there are.
+    #[must_use]
+    pub fn servers(&self) -> usize {
+        self.logs.len()
     }
 
     /// As if a server had this epoch on its disk.
