@@ -162,6 +162,7 @@ impl Swarm {
                 self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
             }
         }
+        self.faults.push((FaultKind::ReadFails, chance.log_uniform(10, 120) * SECOND));
     }
 
     /// Whether all voters but the last one are a quorum.
