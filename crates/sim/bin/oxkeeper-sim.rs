@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use oxkeeper_sim::faults::FaultKind;
 use oxkeeper_sim::observer::Checked;
+use oxkeeper_sim::world::Losses;
 use oxkeeper_sim::{Profile, Report, run};
 
 /// Lines of a failed run that are shown.
@@ -115,7 +116,9 @@ struct Sums {
     told: u64,
     starts: u64,
     registers: u64,
+    znodes: u64,
     faults: BTreeMap<FaultKind, u64>,
+    lost_power: Losses,
     checked: Checked,
     failed: Vec<Report>,
 }
@@ -130,8 +133,12 @@ impl Sums {
         self.told += report.counts.events;
         self.starts += report.counts.starts;
         self.registers += report.counts.registers;
+        self.znodes += report.counts.znodes;
         for (kind, count) in &report.faults {
             *self.faults.entry(*kind).or_default() += count;
+        }
+        for (place, count) in &report.lost_power {
+            *self.lost_power.entry(place.clone()).or_default() += count;
         }
         for (sum, count) in self.checked.iter_mut().zip(report.checked) {
             *sum += count;
@@ -223,8 +230,9 @@ fn summarize(sums: &Sums, wanted: &Wanted, started: Instant) {
         hours * 3600.0 / seconds
     );
     println!(
-        "{} events, {} requests, {} replies, {} watch events, {} starts of servers, {} registers explained without zxids",
-        sums.events, sums.asked, sums.answered, sums.told, sums.starts, sums.registers
+        "{} events, {} requests, {} replies, {} watch events, {} starts of servers; {} registers and {} znodes explained \
+         without zxids",
+        sums.events, sums.asked, sums.answered, sums.told, sums.starts, sums.registers, sums.znodes
     );
     println!("faults that struck:");
     for kinds in FaultKind::ALL.chunks(4) {
@@ -232,6 +240,14 @@ fn summarize(sums: &Sums, wanted: &Wanted, started: Instant) {
             format!("{:<18} {:>8}", format!("{kind:?}"), sums.faults.get(kind).unwrap_or(&0))
         };
         println!("  {}", kinds.iter().map(cell).collect::<Vec<String>>().join("   "));
+    }
+    let mut steps: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for ((step, role), count) in &sums.lost_power {
+        steps.entry(step).or_default().push(format!("{role} {count}"));
+    }
+    println!("steps on disks at which power was lost:");
+    for (step, roles) in steps {
+        println!("  {step}: {}", roles.join(", "));
     }
     let checks = sums.checked.iter().enumerate().filter(|(_, count)| **count > 0);
     let checks: Vec<String> = checks.map(|(number, count)| format!("I{number} {count}")).collect();

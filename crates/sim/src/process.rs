@@ -492,10 +492,19 @@ impl Server {
         stage.trace.note(at, || format!("server {index} does not start: {error}"));
         self.refused = Some(error.to_string());
         self.finds_damage = matches!(error, StorageError::Damaged { .. } | StorageError::Refused(_));
+        self.note_power_loss(stage);
         if self.disk.has_crashed() {
             // The machine lost power again while it started.
             self.disk = self.disk.after_crash(Aftermath::Some(self.chance.bits()));
             (self.refused, self.finds_damage) = (None, false);
+        }
+    }
+
+    /// Counts at which step on its disk it has lost power, if it has, and what it was.
+    fn note_power_loss(&self, stage: &mut Stage) {
+        if let Some(step) = self.disk.lost_power_at() {
+            let role = self.role().map_or("Starting".to_owned(), |(role, ..)| format!("{role:?}"));
+            *stage.lost_power.entry((step, role)).or_default() += 1;
         }
     }
 

@@ -21,7 +21,7 @@ use crate::search;
 use crate::swarm::{Profile, Swarm};
 use crate::trace::Trace;
 use crate::watches;
-use crate::world::{Counts, World};
+use crate::world::{Counts, Losses, World};
 
 /// What came of a run.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Report {
     pub counts: Counts,
     /// Faults made.
     pub faults: BTreeMap<FaultKind, u64>,
+    /// At which steps on their disks machines lost power, by what their servers were.
+    pub lost_power: Losses,
     /// Checks made.
     pub checked: Checked,
     /// The last lines of what happened, if they were wanted.
@@ -68,6 +70,7 @@ fn panicked(seed: u64, payload: &(dyn Any + Send), trace: &Trace) -> Report {
         events: 0,
         counts: Counts::default(),
         faults: BTreeMap::new(),
+        lost_power: Losses::new(),
         checked: [0; 32],
         trace: trace.lines(),
     }
@@ -234,12 +237,11 @@ fn check(world: &mut World, swarm: &Swarm) {
             stage.observer.books_hold(&replayed, events);
             stage.observer.check_last_config(replayed.roster.as_ref());
             match search::verify(&stage.history, swarm.voters == 0) {
-                Ok(registers) => stage.counts.registers += registers,
-                Err((start, operations)) => {
-                    let what =
-                        format!("no order explains these operations from {start:?} on: {operations:?}");
-                    stage.violate(9, what);
+                Ok((registers, znodes)) => {
+                    stage.counts.registers += registers;
+                    stage.counts.znodes += znodes;
                 }
+                Err(what) => stage.violate(9, what),
             }
         }
         Err(violation) => stage.violate(violation.invariant, violation.what),
@@ -266,6 +268,7 @@ fn report(seed: u64, world: World) -> Report {
         events: stage.queue.popped(),
         counts: stage.counts,
         faults: planner.made,
+        lost_power: stage.lost_power,
         checked: stage.observer.checked,
         trace: stage.trace.lines(),
     }

@@ -1,5 +1,6 @@
 //! A world: servers, clients, a network and disks in virtual time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oxkeeper_proto::{Request, SessionId};
@@ -78,6 +79,8 @@ pub struct Counts {
     pub sessions_lost: u64,
     /// Registers for whose operations an order was found without zxids.
     pub registers: u64,
+    /// Znodes for whose coming and going one was found.
+    pub znodes: u64,
     /// Hand-overs that leaders have begun.
     pub hand_overs: u64,
     /// Whether the rate of an ensemble with one slow member was measured.
@@ -87,6 +90,9 @@ pub struct Counts {
     /// What the longest write took, where leaders that hand over are all that happens.
     pub longest_write: Nanos,
 }
+
+/// How often something happened, by the step on a disk and by what the server was.
+pub type Losses = BTreeMap<(String, String), u64>;
 
 /// Everything but the hosts themselves: what they act through.
 #[derive(Debug)]
@@ -103,6 +109,8 @@ pub struct Stage {
     pub trace: Trace,
     /// What was counted.
     pub counts: Counts,
+    /// How often machines lost power at which step on their disks.
+    pub lost_power: Losses,
     /// Whether any leader was ever short of disk space.
     pub short_of_disk: bool,
     /// Whether a client must never see its server go.
@@ -169,6 +177,7 @@ impl World {
             observer: Observer::new(swarm.servers, ensemble.as_deref(), swarm.server.reconfig),
             trace,
             counts: Counts::default(),
+            lost_power: Losses::new(),
             short_of_disk: false,
             must_stay: swarm.operator.is_some_and(|duties| duties.is_calm),
         };

@@ -61,6 +61,8 @@ struct State {
     /// So many of the next writes are said to be done and are not.
     lost_writes: u32,
     fault: Option<(usize, Fault)>,
+    /// The step at which the machine lost power.
+    lost_at: Option<String>,
     crashed: bool,
     full: bool,
 }
@@ -304,6 +306,12 @@ impl SimDisk {
         self.state().steps.clone()
     }
 
+    /// The step at which the machine lost power, if one was chosen for that: what, and of which kind of file.
+    #[must_use]
+    pub fn lost_power_at(&self) -> Option<String> {
+        self.state().lost_at.clone()
+    }
+
     /// Whether the machine has lost power.
     #[must_use]
     pub fn has_crashed(&self) -> bool {
@@ -370,6 +378,7 @@ impl State {
         match self.fault {
             Some((at, Fault::Crash)) if at == now => {
                 self.crashed = true;
+                self.lost_at = Some(format!("{what} {}", kind(path)));
                 return Err(io::Error::other("the machine loses power"));
             }
             Some((at, Fault::Error)) if at == now => return Ok(true),

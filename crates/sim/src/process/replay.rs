@@ -29,7 +29,7 @@ use crate::observer::Observer;
 use crate::queue::{MS, Queue, SECOND};
 use crate::swarm::ensemble_of;
 use crate::trace::Trace;
-use crate::world::{Counts, Event, Stage};
+use crate::world::{Counts, Event, Losses, Stage};
 
 #[path = "../../../zab/tests/explore/agreement.rs"]
 mod agreement;
@@ -103,6 +103,7 @@ impl Puppets {
             observer: Observer::new(VOTERS, Some(&text), false),
             trace: Trace::of(400),
             counts: Counts::default(),
+            lost_power: Losses::new(),
             short_of_disk: false,
             must_stay: false,
         };

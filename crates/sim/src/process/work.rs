@@ -189,6 +189,7 @@ impl Server {
         stage.trace.note(at, || format!("server {index} stops: {error}"));
         stage.counts.disk_stops += 1;
         let power = self.disk.has_crashed();
+        self.note_power_loss(stage);
         self.crash(stage, power);
         // Whoever looks after it starts it again.
         let delay = self.chance.exponential(3_000 * MS);
