@@ -66,6 +66,15 @@ impl Vote {
     }
 }
 
+impl Vote {
+    /// Whether its server has a newer history than that of `other`.
+    #[must_use]
+    pub(crate) fn is_ahead_of(&self, other: &Vote) -> bool {
+        let (Rank(epoch, zxid, _), theirs) = (self.rank(), other.rank());
+        (epoch, zxid) > (theirs.0, theirs.1)
+    }
+}
+
 /// Which voices weigh anything.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<'a> {

@@ -74,7 +74,17 @@ impl Election {
         }
         let ballot = Ballot::looking(heard);
         let is_news = looking.votes.insert(from, ballot) != Some(ballot);
-        if proposal.is_some() {
+        let joins = proposal.is_none() && heard.is_ahead_of(&looking.proposal) && {
+            // Those who want a server of no weight know of a reconfiguration that gives it one. With this voter they are
+            // enough by what this voter knows, and without it perhaps nobody is.
+            let mut supporters = looking.supporters(&looking.votes, &ballot);
+            supporters.insert(self.me) && self.quorums.are_met(&supporters, Oracle::Absent)
+        };
+        if joins {
+            looking.proposal = heard;
+            looking.finalize_at = None;
+        }
+        if proposal.is_some() || joins {
             self.send_all(out);
         }
         self.judge(now, is_news);
