@@ -83,6 +83,12 @@ impl Judge {
         if self.chosen == Some(wanted) && (stays || self.is_late) || !self.take_back(stage, servers) {
             return;
         }
+        // A machine may have lost power between what it wrote and who was told of it.
+        for index in VOTERS {
+            if let Some(server) = servers.get(index) {
+                stage.observer.synced(index, &server.disk);
+            }
+        }
         let is_hasty = self.bench.is_some_and(|bench| bench.is_hasty);
         if gives && is_safe(servers, wanted) && (is_hasty || lacks_nothing(stage, servers, wanted)) {
             self.tell(stage, servers, Some(wanted));

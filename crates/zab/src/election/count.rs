@@ -163,11 +163,13 @@ impl Election {
         })
     }
 
-    /// Whether those who have a leader are a quorum of the configuration in force, and with this server one of the
-    /// newer one as well that it has seen. Perhaps nobody else has seen it, and then nobody else would make up its
-    /// quorum: this server would be kept out for ever. Epochs are agreed on later, so following is safe.
+    /// Whether those who have a leader are a quorum of the configuration in force, and with this server, and the others
+    /// that look for one, also of the newer one that it has seen. Perhaps nobody else has seen it, and then nobody else
+    /// would make up its quorum: this server would be kept out for ever. Epochs are agreed on later, so following is safe.
     fn would_complete(&self, supporters: &BTreeSet<ServerId>) -> bool {
-        let with_me = supporters.iter().copied().chain([self.me]).collect();
+        let Role::Looking(looking) = &self.role else { return false };
+        let others = looking.votes.keys().chain([&self.me]).copied();
+        let with_me = supporters.iter().copied().chain(others).collect();
         self.seen.is_some()
             && Quorums::new(&self.committed, None).are_met(supporters, self.oracle)
             && self.quorums.are_met(&with_me, self.oracle)
