@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oxkeeper_proto::{Create, ErrorCode, OpResult, Reader, Reply, Request, path};
+use oxkeeper_proto::{Create, ErrorCode, OpCode, OpResult, Reader, Reply, Request, path};
 
 use super::{Act, Operation, answered, cut};
 use crate::history::{Call, History};
@@ -53,7 +53,9 @@ pub fn znodes(history: &History, reads_are_fresh: bool) -> Vec<(bool, Vec<Operat
     for call in &history.calls {
         let Some(request) = call.request() else { continue };
         for create in creates(&request) {
-            if !matches!(create.flags, 0 | 2) || create.ttl > 0 {
+            // A server goes by the operation where that and the flags say different things.
+            let is_container = create.op == OpCode::CreateContainer;
+            if !matches!(create.flags, 0 | 2) || create.ttl > 0 || is_container {
                 fleeting.insert(create.path.clone().into_owned());
             }
             if create.flags == 2 && call.told().is_none() {
@@ -184,7 +186,7 @@ fn unknown(request: &Request<'_>) -> Said {
 mod tests {
     use std::rc::Rc;
 
-    use oxkeeper_proto::{AclList, OpCode, SessionId, Stat, Zxid};
+    use oxkeeper_proto::{AclList, SessionId, Stat, Zxid};
 
     use super::super::{Verdict, search};
     use super::*;
@@ -224,6 +226,12 @@ mod tests {
     fn make(path: &str, flags: i32) -> Request<'_> {
         let (op, data, acl) = (OpCode::Create, Some(&b""[..]), Some(AclList::OPEN));
         Request::Create(Create { op, path: path.into(), data, acl, flags, ttl: -1 })
+    }
+
+    /// A container, whatever its flags say.
+    fn container(path: &str) -> Request<'_> {
+        let (op, data, acl) = (OpCode::CreateContainer, Some(&b""[..]), Some(AclList::OPEN));
+        Request::Create(Create { op, path: path.into(), data, acl, flags: 0, ttl: -1 })
     }
 
     fn remove(path: &str) -> Request<'_> {
@@ -332,6 +340,8 @@ mod tests {
             call(&make("/e", 1), (1, 2), made("/e")),
             call(&make("/e", 0), (3, 4), made("/e")),
             call(&make("/c-", 3), (1, 2), made("/c-0000000001")),
+            call(&container("/k"), (1, 2), made("/k")),
+            call(&remove("/k"), (3, 4), failed(ErrorCode::NONODE)),
             call(&remove("/zookeeper/config"), (1, 2), failed(ErrorCode::NOTEMPTY)),
         ];
         assert_eq!(verdicts(calls), [Verdict::Linear], "the last one is there from the beginning");
