@@ -17,6 +17,7 @@ const CRASH: Test = ("server", "lib", "crash_points::what_was_acknowledged_outli
 const ELECTION: Test = ("zab", "election_scripts", "every_script_ends_as_it_says");
 const STORIES: Test = ("zab", "agreement_scripts", "every_script_ends_as_it_says");
 const AGREEMENT: Test = ("zab", "explore", "three_servers_agree_whatever_happens");
+const QUORUMS: Test = ("zab", "lib", "quorum::tests::any_two_quorums_of_any_groups_and_weights_intersect");
 const LOST_DISK: Test = ("zab", "explore", "a_server_whose_disk_is_lost_does_not_help_to_forget");
 
 /// The number of each fault, what it is, and the tests that are to find it. The first of them that fails has found it.
@@ -104,6 +105,12 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
     ),
     (46, "observers told by a follower of what is only offered", &[STORIES]),
     (47, "observers of a follower not told of what was on its way before", &[STORIES]),
+    (50, "weights ignored within a group", &[QUORUMS]),
+    (51, "groups ignored", &[QUORUMS]),
+    (52, "a server of no weight that insists on itself", &[ELECTION]),
+    (53, "an oracle's yes to both of two voters", &[STORIES]),
+    (54, "an oracle that is asked beside a follower", &[STORIES]),
+    (55, "with an oracle, one epoch for both", &[STORIES]),
 ];
 
 /// A number that no fault has: the run that must find nothing.

@@ -105,6 +105,18 @@ pub enum Fault {
     InformBeforeCommit = 46,
     /// A follower does not tell observers of what was on its way when it began to serve them.
     CandidatesForgotten = 47,
+    /// Within a group every server weighs the same.
+    WeightsIgnored = 50,
+    /// Where there are groups, a majority of all servers decides.
+    GroupsIgnored = 51,
+    /// A server of weight 0 votes for nobody but itself.
+    WeightZeroInsists = 52,
+    /// Whatever the oracle says, both of two voters go on alone.
+    OracleOfBoth = 53,
+    /// The oracle decides although the other voter gets what is new.
+    OracleAskedBeside = 54,
+    /// With an oracle a leader takes the next epoch, which the other one may take as well.
+    EpochOfBoth = 55,
 }
 
 #[cfg(feature = "planted")]

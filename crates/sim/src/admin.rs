@@ -3,6 +3,7 @@
 use oxkeeper_proto::{Reader, Reconfig, Reply, Request, path};
 
 use crate::chance::Chance;
+use crate::groups;
 use crate::history::Told;
 use crate::roster::Roster;
 
@@ -16,6 +17,8 @@ pub fn line(number: usize, role: &str) -> String {
 #[derive(Debug, Default)]
 pub struct Admin {
     servers: usize,
+    /// Whether it makes groups.
+    groups: bool,
     known: Option<Roster>,
     /// Versions that were in force before.
     older: Vec<i64>,
@@ -31,10 +34,10 @@ pub enum Asks {
 }
 
 impl Admin {
-    /// One who has so many servers to choose from.
+    /// One who has so many servers to choose from, and makes groups of them or does not.
     #[must_use]
-    pub fn of(servers: usize) -> Admin {
-        Admin { servers, ..Admin::default() }
+    pub fn of(servers: usize, groups: bool) -> Admin {
+        Admin { servers, groups, ..Admin::default() }
     }
 
     /// Draws what to ask.
@@ -45,6 +48,12 @@ impl Admin {
             5..9 => known.version,
             _ => self.older.last().copied().unwrap_or(7),
         };
+        if self.groups && chance.happens(if known.groups.is_some() { 0.9 } else { 0.5 }) {
+            let members = self.grouped(known, chance);
+            let from_config = if chance.happens(0.5) { -1 } else { from_config };
+            let new_members = Some(members.into());
+            return Asks::Change(Reconfig { joining: None, leaving: None, new_members, from_config });
+        }
         if chance.happens(0.25) {
             let members = self.full(chance);
             return Asks::Change(Reconfig {
@@ -98,6 +107,27 @@ impl Admin {
         some.join(if chance.happens(0.5) { "," } else { "\n" })
     }
 
+    /// A whole membership in groups: the members that there are, or others; now and then with one who votes and is in no
+    /// group.
+    fn grouped(&self, known: &Roster, chance: &mut Chance) -> String {
+        let stay = chance.happens(0.4);
+        let (mut lines, mut voters) = (Vec::new(), Vec::new());
+        for number in 1..=self.servers {
+            let id = i64::try_from(number).unwrap_or(0);
+            let is_member = if stay { known.lines.contains_key(&id) } else { chance.happens(0.8) };
+            let votes = if stay { known.voters().contains(&id) } else { chance.happens(0.8) };
+            if is_member {
+                lines.push(format!("server.{number}={}", line(number, role_of(votes))));
+                voters.extend(votes.then_some(number));
+            }
+        }
+        if chance.happens(0.05) {
+            voters.pop();
+        }
+        lines.extend(groups::draw(&voters, chance));
+        lines.join(if chance.happens(0.5) { "," } else { "\n" })
+    }
+
     /// The members were read, or changed.
     pub fn learned(&mut self, request: &Request<'_>, told: &Told) {
         if !told.err.is_ok() {
@@ -121,5 +151,9 @@ impl Admin {
 }
 
 fn role(chance: &mut Chance) -> &'static str {
-    if chance.happens(0.6) { "participant" } else { "observer" }
+    role_of(chance.happens(0.6))
+}
+
+fn role_of(votes: bool) -> &'static str {
+    if votes { "participant" } else { "observer" }
 }

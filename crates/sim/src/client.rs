@@ -345,29 +345,10 @@ impl Client {
         self.next_xid += 1;
         let data = format!("stale-{}-{xid}", self.index).into_bytes();
         let request = Request::SetData { path: "/r0".into(), data: Some(&data), version: -1 };
-        let mut body = Vec::new();
-        request.encode(&mut body);
-        let mut out = Vec::new();
-        put_frame(&mut out, |out| {
-            RequestHeader { xid: Xid(xid), op: request.op().number() }.encode(out);
-            out.extend_from_slice(&body);
-        });
-        let call = Call {
-            client: self.index,
-            conn: self.conn,
-            session: self.session,
-            xid,
-            op: request.op(),
-            body,
-            identities: self.identities.clone(),
-            invoked: stage.queue.now(),
-            server: self.server,
-            stale: Some(stage.observer.epoch_of(self.server)),
-            read_only: false,
-            result: Outcome::Unknown,
-        };
-        stage.history.ask(call);
         let now = stage.queue.now();
+        let (call, out) = self.call(now, xid, &request);
+        let stale = Some(stage.observer.epoch_of(self.server));
+        stage.history.ask(Call { stale, read_only: false, result: Outcome::Unknown, ..call });
         stage
             .trace
             .note(now, || format!("client {} -> {xid} on the connection that it has left", self.index));
@@ -597,7 +578,8 @@ impl Client {
         true
     }
 
-    fn ask_as(&mut self, stage: &mut Stage, xid: i32, request: &Request<'_>) {
+    /// A request as the history has it, and its frame.
+    fn call(&self, now: Nanos, xid: i32, request: &Request<'_>) -> (Call, Vec<u8>) {
         let mut body = Vec::new();
         request.encode(&mut body);
         let mut out = Vec::new();
@@ -605,10 +587,6 @@ impl Client {
             RequestHeader { xid: Xid(xid), op: request.op().number() }.encode(out);
             out.extend_from_slice(&body);
         });
-        let now = stage.queue.now();
-        stage
-            .trace
-            .note(now, || format!("client {} -> {xid} to server {} {request:?}", self.index, self.server));
         let call = Call {
             client: self.index,
             conn: self.conn,
@@ -623,6 +601,15 @@ impl Client {
             read_only: self.read_only,
             result: Outcome::Waiting,
         };
+        (call, out)
+    }
+
+    fn ask_as(&mut self, stage: &mut Stage, xid: i32, request: &Request<'_>) {
+        let now = stage.queue.now();
+        stage
+            .trace
+            .note(now, || format!("client {} -> {xid} to server {} {request:?}", self.index, self.server));
+        let (call, out) = self.call(now, xid, request);
         let index = stage.history.ask(call);
         stage.counts.asked += 1;
         self.in_flight.push_back(index);

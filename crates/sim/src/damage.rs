@@ -11,7 +11,8 @@
 //! file, whose name tells. It may follow any record of an older epoch, so those that it has overwritten are missing without a
 //! gap. What follows may be zeros, with which a log ends, or pieces that look like a batch that was cut short; and the first
 //! record of an epoch often carries no digest. Java reads the former without a word as well, and stops at the latter, as it
-//! does at every torn end.
+//! does at every torn end. So nothing is spoilt at all in a file behind which another one begins an epoch, unless all of it
+//! is still read: a session that was opened or closed in what is missing would show in no digest.
 
 use std::path::Path;
 
@@ -33,7 +34,8 @@ pub fn spoil_log(disk: &SimDisk, kind: FaultKind, chance: &mut Chance) -> bool {
         files.iter().filter_map(|(name, inode, _)| Some((is_log(name)?, *inode))).collect();
     logs.sort_unstable();
     let newest = logs.last().map(|(_, inode)| *inode);
-    let Some((_, inode)) = chance.pick(&logs).copied() else { return false };
+    let Some((first, inode)) = chance.pick(&logs).copied() else { return false };
+    let next = logs.iter().map(|(first, _)| Zxid(*first)).find(|next| next.0 > first);
     let whole = disk.durable_bytes(inode, 0);
     let mut all = records(&whole);
     let mut end = whole.len();
@@ -45,7 +47,7 @@ pub fn spoil_log(disk: &SimDisk, kind: FaultKind, chance: &mut Chance) -> bool {
     let bytes = whole.get(..end).unwrap_or_default();
     let Some(record) = chance.pick(&all).copied() else { return false };
     let writes = writes(kind, &record, bytes, &all, chance);
-    if hides(&whole, &writes) {
+    if hides(&whole, &writes, next) {
         return false;
     }
     writes.iter().for_each(|(at, what)| disk.spoil(inode, *at, what));
@@ -84,8 +86,8 @@ fn writes(
 }
 
 /// Whether records before the first one of an epoch are gone and the rest reads as if they had never been. At the
-/// beginning of a file its name tells.
-fn hides(whole: &[u8], writes: &[(usize, Vec<u8>)]) -> bool {
+/// beginning of a file its name tells; so it is with the first one of the next file, if there is one.
+fn hides(whole: &[u8], writes: &[(usize, Vec<u8>)], next: Option<Zxid>) -> bool {
     let mut spoilt = whole.to_vec();
     for (at, what) in writes {
         let to = (at + what.len()).min(spoilt.len());
@@ -95,7 +97,8 @@ fn hides(whole: &[u8], writes: &[(usize, Vec<u8>)]) -> bool {
         }
     }
     let pairs = |bytes: &[u8]| -> Vec<(Zxid, Zxid)> {
-        let zxids: Vec<Zxid> = records(bytes).iter().map(|record| record.zxid).collect();
+        let here = records(bytes).into_iter().map(|record| record.zxid);
+        let zxids: Vec<Zxid> = here.chain(next).collect();
         zxids.iter().copied().zip(zxids.iter().copied().skip(1)).collect()
     };
     let before = pairs(whole);
@@ -150,10 +153,13 @@ mod tests {
             let moved = whole[all[from].at..all[from].at + all[from].len].to_vec();
             vec![(all[from].at, vec![0; all[from].len]), (all[to].at, moved)]
         };
-        let hidden = |from, to| hides(&whole, &place(from, to));
+        let hidden = |from, to| hides(&whole, &place(from, to), None);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|to| hidden(4, to)), [false, true, true, true, false, false]);
         assert_eq!([0, 1, 2, 4, 5].map(|to| hidden(3, to)), [false; 5], "a gap within an epoch shows");
-        assert!(!hides(&whole, &[(all[3].at, vec![0; 10])]), "nor is what breaks off hidden");
+        let broken = [(all[3].at, vec![0; 10])];
+        assert!(!hides(&whole, &broken, None), "nor is what breaks off hidden");
+        assert!(!hides(&whole, &broken, Some(Zxid(2 * EPOCH + 3))), "nor before more of the same epoch");
+        assert!(hides(&whole, &broken, Some(Zxid(3 * EPOCH + 1))), "but it is before the next epoch");
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Planner {
             means: swarm.faults.iter().copied().collect(),
             clients: swarm.clients.len(),
             voters: swarm.voters,
-            map: FaultMap::new(swarm.voters),
+            map: FaultMap::default(),
             made: BTreeMap::new(),
             over: false,
             rotten: 0,
@@ -192,7 +192,7 @@ impl Planner {
                 true
             }
             FaultKind::Wipe => self.wipe(stage, servers, index),
-            FaultKind::SnapshotRots => self.rot(servers, index),
+            FaultKind::SnapshotRots => self.rot(stage, servers, index),
             FaultKind::LostWrite | FaultKind::MisdirectedWrite | FaultKind::LogRots => {
                 self.spoil_log(stage, servers, index, kind)
             }
@@ -212,9 +212,9 @@ impl Planner {
 
     /// A server loses its disk: what it had acknowledged others still have.
     fn wipe(&mut self, stage: &mut Stage, servers: &mut [Server], index: usize) -> bool {
-        let Some(server) = servers.get_mut(index).filter(|_| self.map.may_damage(index)) else {
-            return false;
-        };
+        let may = self.map.may_damage(index, &stage.observer.configs())
+            || stage.observer.can_spare(index) && !self.map.is_damaged(index);
+        let Some(server) = servers.get_mut(index).filter(|_| may) else { return false };
         server.crash(stage, true);
         server.wipe(stage);
         self.map.emptied(index);
@@ -224,12 +224,15 @@ impl Planner {
 
     /// Bits of a snapshot flip. Alone a server must come back without it, so then that happens once, to one of several;
     /// in an ensemble the others can bring back one who cannot.
-    fn rot(&mut self, servers: &mut [Server], index: usize) -> bool {
+    fn rot(&mut self, stage: &Stage, servers: &mut [Server], index: usize) -> bool {
         let Some(server) = servers.get_mut(index) else { return false };
         let files = server.disk.durable_files(std::path::Path::new("/data/version-2"));
         let snapshots = files.iter().filter(|(name, ..)| name.starts_with("snapshot.")).count();
-        let is_allowed =
-            if self.voters == 0 { self.rotten < 1 && snapshots >= 2 } else { self.map.may_damage(index) };
+        let configs = stage.observer.configs();
+        let is_allowed = match configs.as_slice() {
+            [] => self.rotten < 1 && snapshots >= 2,
+            configs => self.map.may_damage(index, configs),
+        };
         if !is_allowed || snapshots == 0 {
             return false;
         }
@@ -265,9 +268,10 @@ impl Planner {
     /// Whether a server may have less than it says, and vote.
     fn may_lose(&self, stage: &Stage, index: usize) -> bool {
         let is_whole = |other: &usize| *other != index && !self.map.is_damaged(*other);
-        let others: Vec<usize> = (0..self.voters).filter(is_whole).collect();
-        self.map.may_damage(index)
-            && (index >= self.voters || stage.observer.is_held_by_a_quorum(index, &others))
+        let configs = stage.observer.configs();
+        let votes = configs.iter().any(|config| config.voters().contains(&Server::id(index).0));
+        let others: Vec<usize> = (0..stage.observer.servers()).filter(is_whole).collect();
+        self.map.may_damage(index, &configs) && (!votes || stage.observer.is_held_by_a_quorum(index, &others))
     }
 
     /// An operator, or whoever gives it its disk, brings a server back as it was at one of its earlier starts, whole and

@@ -133,7 +133,7 @@ fn leads_in(server: &Server) -> Option<i64> {
 
 impl Server {
     /// Tells the node something that is no packet.
-    fn told(&mut self, stage: &mut Stage, input: Input<'_>) {
+    pub(crate) fn told(&mut self, stage: &mut Stage, input: Input<'_>) {
         let (now, index) = (stage.queue.now(), self.index());
         stage.trace.note(now, || format!("server {index} is told {input:?}"));
         self.step(stage, input);

@@ -35,6 +35,7 @@ mod peers;
 mod replay;
 mod work;
 
+pub(crate) use members::durable_configs;
 use peers::Peers;
 use work::Work;
 
@@ -201,6 +202,8 @@ pub struct Server {
     image: Option<SimDisk>,
     /// Whether its disk was emptied since it last was level with the others.
     pub emptied: bool,
+    /// What the oracle says to it, if there is one.
+    pub oracle: Option<bool>,
     /// Whether it does one piece of durable work at a time and takes no snapshot at its start, as servers of explored
     /// worlds do.
     in_steps: bool,
@@ -252,6 +255,7 @@ impl Server {
             keeps_images: false,
             image: None,
             emptied: false,
+            oracle: None,
             in_steps: false,
         }
     }
@@ -306,6 +310,15 @@ impl Server {
         }
         let serving = |process: &Process| self.ensemble.is_none() || process.role.1;
         self.process.as_ref().is_some_and(|process| serving(process))
+    }
+
+    /// Whether nothing is on its way to its disk.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let idle = |process: &Process| {
+            process.work.is_empty() && process.working.is_empty() && process.fx.durable.is_empty()
+        };
+        self.process.as_ref().is_none_or(|process| idle(process))
     }
 
     /// Whether an event of this life still counts.
@@ -462,6 +475,7 @@ impl Server {
             accepted_epoch: epoch(EpochFile::Accepted)?.unwrap_or(epoch_of_log),
             current_epoch: epoch(EpochFile::Current)?.unwrap_or(epoch_of_log),
             emptied: self.emptied,
+            oracle: self.oracle,
             force_snapshot: self.habits.force_snapshot || self.manners.sends_snapshots,
             timing: self.manners.timing(),
             epoch_counter_max: self.counter_max,
@@ -734,7 +748,7 @@ impl Server {
         let (now, index) = (stage.queue.now(), self.index);
         let (what, serving, epoch) = role;
         stage.trace.note(now, || format!("server {index} is {what:?}, serves: {serving}, epoch {}", epoch.0));
-        stage.observer.role_changed(index, role, now);
+        stage.observer.role_changed(index, role, &self.disk, now);
         if serving && matches!(what, Role::Following | Role::Leading | Role::Observing) {
             (self.emptied, self.is_behind) = (false, false);
         }

@@ -10,6 +10,8 @@ use oxkeeper_proto::{ErrorCode, Reconfig};
 pub struct Roster {
     /// By id, what stands right of the `=`, in its canonical form.
     pub lines: BTreeMap<i64, String>,
+    /// By voter, its group and its weight; `None` where a majority decides.
+    pub groups: Option<BTreeMap<i64, (i64, i64)>>,
     /// The transaction that made it, or the start of the first epoch.
     pub version: i64,
 }
@@ -21,23 +23,47 @@ impl Roster {
     /// Reads a text; `None` if it is none.
     #[must_use]
     pub fn parse(text: &str) -> Option<Roster> {
-        let mut roster = Roster { lines: BTreeMap::new(), version: 0 };
+        let mut roster = Roster { lines: BTreeMap::new(), groups: None, version: 0 };
+        let (mut groups, mut weights) = (BTreeMap::new(), BTreeMap::new());
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=')?;
             if key == "version" {
                 roster.version = i64::from_str_radix(value, 16).ok()?;
+            } else if let Some(group) = key.strip_prefix("group.") {
+                for id in value.split(':') {
+                    // One server in two groups makes no sense.
+                    if groups.insert(number(id)?, number(group)?).is_some() {
+                        return None;
+                    }
+                }
+            } else if let Some(id) = key.strip_prefix("weight.") {
+                weights.insert(number(id)?, number(value)?);
             } else {
                 roster.lines.insert(id_of(key)?, canonical(value)?);
             }
         }
-        Some(roster)
+        if groups.is_empty() && weights.is_empty() {
+            return Some(roster);
+        }
+        // Everybody who votes is in a group, and nobody else.
+        let voters = roster.voters();
+        let weigh = |(id, group)| (id, (group, weights.get(&id).copied().unwrap_or(1)));
+        let is_complete = voters.iter().eq(groups.keys());
+        roster.groups = Some(groups.into_iter().map(weigh).collect());
+        is_complete.then_some(roster)
     }
 
     /// The canonical text.
     #[must_use]
     pub fn text(&self) -> String {
         let lines: String = self.lines.iter().map(|(id, line)| format!("server.{id}={line}\n")).collect();
-        format!("{lines}version={:x}", self.version)
+        let (mut groups, mut weights) = (BTreeMap::<i64, Vec<String>>::new(), String::new());
+        for (id, (group, weight)) in self.groups.iter().flatten() {
+            groups.entry(*group).or_default().push(id.to_string());
+            weights += &format!("weight.{id}={weight}\n");
+        }
+        let groups = groups.iter().map(|(group, ids)| format!("group.{group}={}\n", ids.join(":")));
+        format!("{lines}{}{weights}version={:x}", groups.collect::<String>(), self.version)
     }
 
     /// Those who vote, by id.
@@ -47,11 +73,23 @@ impl Roster {
         self.lines.iter().filter(|(_, line)| votes(line)).map(|(id, _)| *id).collect()
     }
 
-    /// Whether these are enough to decide under it.
+    /// Whether these are enough to decide under it: more than half of those who vote; or, where there are groups, more than
+    /// half of the weight in more than half of the groups that have any.
     #[must_use]
     pub fn is_quorum(&self, servers: &BTreeSet<i64>) -> bool {
-        let voters = self.voters();
-        voters.intersection(servers).count() * 2 > voters.len()
+        let Some(groups) = &self.groups else {
+            let voters = self.voters();
+            return voters.intersection(servers).count() * 2 > voters.len();
+        };
+        let mut sums = BTreeMap::<i64, (i64, i64)>::new();
+        for (id, (group, weight)) in groups {
+            let (all, theirs) = sums.entry(*group).or_default();
+            *all += weight;
+            *theirs += if servers.contains(id) { *weight } else { 0 };
+        }
+        sums.retain(|_, (all, _)| *all > 0);
+        let won = sums.values().filter(|(all, theirs)| theirs * 2 > *all).count();
+        won * 2 > sums.len()
     }
 
     /// What a request makes of it, if only the request itself and this configuration matter.
@@ -73,8 +111,11 @@ impl Roster {
         if new.voters().len() < VOTERS_MIN { Err(ErrorCode::BADARGUMENTS) } else { Ok(new) }
     }
 
-    /// Some leave, then some join.
+    /// Some leave, then some join; where there are groups nobody would know which one to join.
     fn stepped(&self, wanted: &Reconfig<'_>) -> Result<Roster, ErrorCode> {
+        if self.groups.is_some() {
+            return Err(ErrorCode::BADARGUMENTS);
+        }
         let mut new = self.clone();
         for id in parts(wanted.leaving.as_deref()) {
             new.lines.remove(&id.parse::<i64>().map_err(|_| ErrorCode::MARSHALLINGERROR)?);
@@ -102,7 +143,11 @@ fn parts(list: Option<&str>) -> impl Iterator<Item = &str> {
 }
 
 fn id_of(key: &str) -> Option<i64> {
-    key.strip_prefix("server.")?.parse().ok().filter(|id| *id >= 0)
+    number(key.strip_prefix("server.")?)
+}
+
+fn number(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|number| *number >= 0)
 }
 
 /// A line with its role named, and the client's address with its host.
@@ -168,6 +213,42 @@ mod tests {
         assert_eq!((new.version, new.lines[&3].as_str()), (7, "s3:2888:3888:participant;0.0.0.0:2181"));
         let full = Reconfig { new_members: Some(THREE.replace('\n', ",").into()), ..ask(None, None, -1) };
         assert_eq!(new.changed(&full, 9).unwrap().voters(), BTreeSet::from([1, 2]));
+    }
+
+    /// Five who vote in three groups, of which the last one weighs nothing.
+    fn grouped() -> Roster {
+        let lines: String = (1..6).map(|n| format!("server.{n}=s{n}:1:2:participant;s{n}:3\n")).collect();
+        let groups = "group.7=4:5\ngroup.2=1:2\ngroup.9=3\nweight.3=0\nweight.1=3\nweight.2=2\n";
+        Roster::parse(&format!("{groups}{lines}version=5")).unwrap()
+    }
+
+    #[test]
+    fn groups_have_a_text_of_their_own() {
+        let text = grouped().text();
+        assert!(text.ends_with(
+            "group.2=1:2\ngroup.7=4:5\ngroup.9=3\n\
+             weight.1=3\nweight.2=2\nweight.3=0\nweight.4=1\nweight.5=1\nversion=5"
+        ));
+        assert_eq!(Roster::parse(&text), Some(grouped()));
+        let one = "server.1=s1:1:2:participant\n";
+        for wrong in ["group.1=1:2", "weight.1=1", "group.1=1\ngroup.2=1", "group.1=1\nweight.1=-1"] {
+            assert_eq!(Roster::parse(&format!("{one}{wrong}")), None, "{wrong}");
+        }
+        assert!(Roster::parse(&format!("{one}group.1=1")).is_some());
+    }
+
+    #[test]
+    fn more_than_half_of_the_weight_in_more_than_half_of_the_groups_decides() {
+        let roster = grouped();
+        let is_quorum = |servers: &[i64]| roster.is_quorum(&servers.iter().copied().collect());
+        assert!(is_quorum(&[1, 4, 5]));
+        assert!(!is_quorum(&[2, 4, 5]), "2 of 5");
+        assert!(!is_quorum(&[1, 2, 3, 4]), "half of a group, and one that weighs nothing");
+        let new = roster.changed(&ask(None, Some("3"), -1), 7);
+        assert_eq!(new, Err(ErrorCode::BADARGUMENTS), "one by one nobody leaves a group");
+        let full =
+            Reconfig { new_members: Some(roster.text().replace('\n', ",").into()), ..ask(None, None, -1) };
+        assert_eq!(roster.changed(&full, 9).unwrap().groups, roster.groups);
     }
 
     #[test]

@@ -5,9 +5,12 @@ use oxkeeper_node::ObserverMasters;
 use crate::chance::Chance;
 use crate::client::Habits;
 use crate::faults::FaultKind;
+use crate::groups;
+use crate::judge::Bench;
 use crate::manners::Manners;
 use crate::network::Weather;
-use crate::queue::SECOND;
+use crate::queue::{MS, SECOND};
+use crate::roster::Roster;
 use crate::swarm::{Profile, Swarm};
 use crate::workload::Kind;
 
@@ -20,14 +23,24 @@ pub struct Special {
     pub counter_max: u32,
     /// Whether the last server's clock, whose number is the highest, is as slow as clocks are, and all others as fast.
     pub last_is_slow: bool,
+    /// Groups and weights of the first configuration, as its lines; none where a majority decides.
+    pub groups: Vec<String>,
+    /// How the oracle goes about it, if there is one.
+    pub judge: Option<Bench>,
     /// At every so many transactions the whole state is compared.
     pub hashed_every: i64,
 }
 
 impl Special {
     /// Nothing special.
-    pub const NONE: Special =
-        Special { manners: Vec::new(), counter_max: u32::MAX, last_is_slow: false, hashed_every: 8 };
+    pub const NONE: Special = Special {
+        manners: Vec::new(),
+        counter_max: u32::MAX,
+        last_is_slow: false,
+        groups: Vec::new(),
+        judge: None,
+        hashed_every: 8,
+    };
 
     /// Whether it is nothing special.
     #[must_use]
@@ -48,6 +61,8 @@ pub(crate) fn of(seed: u64) -> Option<Profile> {
         (0, 1) => Some(Profile::Deposed),
         (0, 3) => Some(Profile::Rollover),
         (0 | 4, 2) => Some(Profile::ObserverMaster),
+        (2, 0 | 2) => Some(Profile::Groups),
+        (3, 2) => Some(Profile::Oracle),
         (3, 1 | 3) => Some(Profile::MixedVersion),
         (4, 1) => Some(Profile::Hostile),
         (4, 3) if seed / 40 % 5 == 4 => Some(Profile::BigTree),
@@ -68,6 +83,8 @@ impl Profile {
                 | Profile::MixedVersion
                 | Profile::Damage
                 | Profile::ObserverMaster
+                | Profile::Groups
+                | Profile::Oracle
                 | Profile::BigTree
         )
     }
@@ -96,6 +113,8 @@ impl Swarm {
                 }
             }
             Profile::ObserverMaster => self.serve_by_followers(&mut chance),
+            Profile::Groups => self.group(&mut chance),
+            Profile::Oracle => self.judge(&mut chance),
             _ if profile.is_of_many() => self.draw_rare(&mut chance),
             _ => {}
         }
@@ -134,11 +153,55 @@ impl Swarm {
         self.draw_rare(chance);
     }
 
+    /// The voters are put into groups. In some runs one of them is slow, whom the others can do without; in others the
+    /// members change.
+    fn group(&mut self, chance: &mut Chance) {
+        self.voters = chance.pick(&[3, 4, 4, 5, 5, 6, 7]).copied().unwrap_or(3);
+        self.servers = (self.voters + chance.index(3)).min(7);
+        let voters: Vec<usize> = (1..=self.voters).collect();
+        self.special.groups = groups::draw(&voters, chance);
+        if chance.happens(0.1) && self.can_do_without_the_last() {
+            (self.weather, self.operator, self.chaos) = (Weather::CALM, None, 100 * SECOND);
+            self.faults.clear();
+            return self.draw_slow(chance);
+        }
+        if chance.happens(0.4) {
+            self.server.reconfig = true;
+            self.draw_changes(chance);
+        }
+        self.draw_rare(chance);
+    }
+
     /// Nothing goes wrong, so nobody has a reason to leave a role.
     fn calm_down(&mut self) {
         (self.weather, self.operator, self.chaos) = (Weather::CALM, None, 20 * SECOND);
         self.faults.clear();
         self.clients.iter_mut().for_each(|(_, habits)| habits.dies = 0);
+    }
+
+    /// Two vote, and lose each other more often than others do.
+    fn judge(&mut self, chance: &mut Chance) {
+        self.voters = 2;
+        self.servers = 2 + chance.index(3);
+        let mean = chance.log_uniform(50, 8000) * MS;
+        let (seed, tells_observers, is_hasty) = (chance.bits(), chance.happens(0.5), chance.happens(0.25));
+        self.special.judge = Some(Bench { mean, seed, tells_observers, is_hasty });
+        for kind in [FaultKind::Partition, FaultKind::LeaderCutOff, FaultKind::PowerLoss, FaultKind::Wipe] {
+            self.faults.retain(|(known, _)| *known != kind);
+            if chance.happens(0.6) {
+                self.faults.push((kind, chance.log_uniform(4, 40) * SECOND));
+            }
+        }
+        self.faults.push((FaultKind::ReadFails, chance.log_uniform(10, 120) * SECOND));
+    }
+
+    /// Whether all voters but the last one are a quorum.
+    fn can_do_without_the_last(&self) -> bool {
+        let text = self.ensemble().map(|config| config.to_string());
+        let Some(roster) = text.as_deref().and_then(Roster::parse) else { return false };
+        let mut voters = roster.voters();
+        voters.pop_last();
+        roster.is_quorum(&voters)
     }
 
     /// Some servers, and at least one, speak in another way.

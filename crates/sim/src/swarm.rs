@@ -61,6 +61,10 @@ pub enum Profile {
     SlowMember,
     /// An ensemble whose followers serve the observers.
     ObserverMaster,
+    /// An ensemble whose voters are in groups and have weights.
+    Groups,
+    /// An ensemble of two voters, and an oracle that may let one of them go on alone.
+    Oracle,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose leaders are asked to hand over.
@@ -73,7 +77,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 24] = [
+    pub const ALL: [(&'static str, Profile); 26] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -94,6 +98,8 @@ impl Profile {
         ("hand-over", Profile::HandOver),
         ("slow-member", Profile::SlowMember),
         ("observer-master", Profile::ObserverMaster),
+        ("groups", Profile::Groups),
+        ("oracle", Profile::Oracle),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
@@ -139,6 +145,10 @@ impl Profile {
     #[must_use]
     pub fn makes(self, kind: FaultKind) -> bool {
         let has_others = self == Profile::Mixed || self.is_of_many();
+        if self == Profile::Oracle && (FaultKind::LIES.contains(&kind) || kind == FaultKind::RolledBack) {
+            // Nobody could tell a log that lost something from a whole one.
+            return false;
+        }
         !self.is_calm() && (has_others || !(kind.needs_others() || kind.is_special()))
     }
 
@@ -207,7 +217,7 @@ impl Swarm {
         if self.voters == 0 {
             return None;
         }
-        Some(ensemble_of(self.servers - self.spares, self.voters))
+        Some(self.in_groups(ensemble_of(self.servers - self.spares, self.voters), ""))
     }
 
     /// The configuration that a server is given before its first start: a spare one finds itself in it, nobody else
@@ -217,7 +227,22 @@ impl Swarm {
         let config = self.ensemble()?;
         let mut members = config.members().clone();
         members.extend(self.member(index));
-        Some(EnsembleConfig::majority(members, Zxid::ZERO))
+        let config = EnsembleConfig::majority(members, Zxid::ZERO);
+        // Whoever votes is in a group, be it one of its own.
+        let id = Server::id(index);
+        let is_new_voter = index >= self.servers - self.spares && config.is_voter(id);
+        let own = if is_new_voter { format!("group.9{id}={id}") } else { String::new() };
+        Some(self.in_groups(config, &own))
+    }
+
+    /// A configuration with the groups of the run, if it has any, and another one.
+    fn in_groups(&self, config: EnsembleConfig, another: &str) -> EnsembleConfig {
+        let groups = &self.special.groups;
+        if groups.is_empty() {
+            return config;
+        }
+        let text = format!("{config}\n{}\n{another}", groups.join("\n"));
+        EnsembleConfig::parse(&text).unwrap_or(config)
     }
 
     fn member(&self, index: usize) -> Option<(ServerId, Member)> {
@@ -316,7 +341,9 @@ impl Swarm {
             | Profile::Election
             | Profile::Rejoin
             | Profile::Reconfig
-            | Profile::ObserverMaster => [0.3, 0.15],
+            | Profile::ObserverMaster
+            | Profile::Groups
+            | Profile::Oracle => [0.3, 0.15],
             Profile::CalmEnsemble => [0.0, 0.15],
             _ => return,
         };
@@ -334,7 +361,7 @@ impl Swarm {
     }
 
     /// One that is slow among others that are well.
-    fn draw_slow(&mut self, chance: &mut Chance) {
+    pub(crate) fn draw_slow(&mut self, chance: &mut Chance) {
         self.voters = self.voters.max(3);
         self.servers = self.voters;
         let all = [Trouble::Disk, Trouble::Network, Trouble::Falls, Trouble::Pauses];
@@ -357,8 +384,10 @@ impl Swarm {
     fn draw_operator(&mut self, profile: Profile, chance: &mut Chance) {
         let often = match profile {
             Profile::HandOver | Profile::CalmHandOver => 1.0,
-            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig => 0.2,
             Profile::ObserverMaster => 0.4,
+            Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig | Profile::Groups => {
+                0.2
+            }
             _ => return,
         };
         if !chance.happens(often) {

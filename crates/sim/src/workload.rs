@@ -138,10 +138,10 @@ impl Workload {
         }
     }
 
-    /// The same, where there are so many servers.
+    /// The same, where there are so many servers, which may be put into groups or not.
     #[must_use]
-    pub fn among(self, servers: usize) -> Workload {
-        Workload { admin: Admin::of(servers), ..self }
+    pub fn among(self, servers: usize, groups: bool) -> Workload {
+        Workload { admin: Admin::of(servers, groups), ..self }
     }
 
     /// A new session owns nothing.
@@ -548,7 +548,7 @@ mod tests {
     fn every_operation_of_the_protocol_is_asked_for() {
         let mut seen = BTreeSet::new();
         for kind in Kind::ALL.into_iter().chain([Kind::Reconfig]) {
-            let mut workload = Workload::new(kind, 3, 0).among(5);
+            let mut workload = Workload::new(kind, 3, 0).among(5, false);
             let mut chance = Chance::new(5);
             for _ in 0..2000 {
                 let (op, body) = workload.next(&mut chance);

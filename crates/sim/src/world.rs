@@ -10,6 +10,7 @@ use crate::client::{Client, ClientEvent};
 use crate::convergence::Patience;
 use crate::faults::{FaultKind, Planner};
 use crate::history::{History, Seen};
+use crate::judge::Judge;
 use crate::manners::Manners;
 use crate::network::{Host, NetEvent, Network};
 use crate::observer::Observer;
@@ -40,6 +41,8 @@ pub enum Event {
     Operation(Operation),
     /// The plan of a run in which one server is slow goes on.
     Slow(Moment),
+    /// An oracle looks at the two between whom it decides.
+    Judgement,
 }
 
 /// What ends when a fault ends.
@@ -82,6 +85,8 @@ pub struct Counts {
     pub hand_overs: u64,
     /// Whether the rate of an ensemble with one slow member was measured.
     pub slow_measured: u64,
+    /// How often an oracle let one of two go on alone.
+    pub words: u64,
     /// What the longest write took, where leaders that hand over are all that happens.
     pub longest_write: Nanos,
 }
@@ -154,6 +159,8 @@ pub struct World {
     pub operator: Operator,
     /// The plan of one that is slow.
     pub slow: Slow,
+    /// The oracle.
+    pub judge: Judge,
     /// How long things may take once nothing is wrong.
     pub patience: Patience,
 }
@@ -176,6 +183,7 @@ impl World {
         };
         stage.observer.tick = u64::try_from(swarm.server.tick_ms).unwrap_or(0) * MS;
         stage.observer.counter_max = swarm.special.counter_max;
+        stage.observer.is_hasty = swarm.special.judge.is_some_and(|bench| bench.is_hasty);
         stage.observer.hashed_every = swarm.special.hashed_every;
         let is_still = swarm.faults.is_empty()
             && swarm.special.is_none()
@@ -202,7 +210,8 @@ impl World {
         });
         let servers = servers.collect();
         let clients = swarm.clients.iter().enumerate().map(|(index, (kind, habits))| {
-            let workload = Workload::new(*kind, index, swarm.without).among(swarm.servers);
+            let workload = Workload::new(*kind, index, swarm.without)
+                .among(swarm.servers, !swarm.special.groups.is_empty());
             // Nobody depends on the one that is slow.
             let servers = swarm.servers - usize::from(swarm.slow.is_some());
             Client::new(index, servers, habits.clone(), workload, chance.fork())
@@ -215,12 +224,14 @@ impl World {
             planner: Planner::new(swarm, chance.fork()),
             operator: Operator::new(swarm.operator),
             slow: Slow::new(swarm.slow),
+            judge: Judge::new(swarm.special.judge),
             patience: Patience::of(swarm),
         }
     }
 
     /// Starts everything.
     pub fn start(&mut self) {
+        self.judge.open(&mut self.stage, &mut self.servers);
         for server in &mut self.servers {
             server.start(&mut self.stage);
         }
@@ -230,6 +241,7 @@ impl World {
         self.planner.start(&mut self.stage);
         self.operator.plan(&mut self.stage);
         self.slow.plan(&mut self.stage);
+        self.judge.plan(&mut self.stage);
     }
 
     /// Lets time pass, to an end or to the first invariant that does not hold.
@@ -274,7 +286,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        let World { stage, servers, clients, planner, operator, slow, .. } = self;
+        let World { stage, servers, clients, planner, operator, slow, judge, .. } = self;
         match event {
             Event::Net(event) => stage.net.handle(&mut stage.queue, event),
             Event::Server(index, life, event) => {
@@ -299,6 +311,7 @@ impl World {
             Event::Mend(mend) => planner.mend(stage, servers, &mend),
             Event::Operation(operation) => operator.act(stage, servers, operation),
             Event::Slow(moment) => slow.act(stage, servers, moment),
+            Event::Judgement => judge.look(stage, servers),
         }
     }
 

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use oxkeeper_proto::{ErrorCode, OpCode, Txn, TxnRecord, Zxid};
+use oxkeeper_sim::chance::Chance;
 use oxkeeper_sim::history::Outcome;
 use oxkeeper_sim::observer::Violation;
+use oxkeeper_sim::swarm::Swarm;
 use oxkeeper_sim::{Profile, Record, checker, record};
 
 fn verdict(record: &Record) -> Result<(), Violation> {
@@ -92,4 +94,26 @@ fn an_epoch_that_goes_back_is_found() {
         }
     }
     assert!(count > 0, "{count}");
+}
+
+/// Another weight than was asked for, in a run whose members are put into groups.
+#[test]
+fn another_weight_is_found() {
+    let mut count = 0;
+    let changes = |seed: &u64| Swarm::draw(Profile::Groups, &mut Chance::new(*seed)).server.reconfig;
+    for truth in (1..).filter(changes).take(4).map(|seed| record(seed, Profile::Groups)) {
+        assert_eq!(verdict(&truth), Ok(()));
+        for (zxid, _) in reconfigurations(&truth).into_iter().filter(|(_, is_done)| *is_done) {
+            let mut lie = truth.clone();
+            let payload = lie.order.get_mut(&zxid).unwrap();
+            let mut bytes = payload.to_vec();
+            let Some(place) = bytes.windows(7).position(|window| window == b"weight.") else { continue };
+            // Behind `weight.1=` stands one digit.
+            bytes[place + 9] = if bytes[place + 9] == b'1' { b'2' } else { b'1' };
+            *payload = bytes.into();
+            assert_eq!(verdict(&lie).unwrap_err().invariant, 26);
+            count += 1;
+        }
+    }
+    assert!(count > 2, "{count}");
 }

@@ -324,7 +324,7 @@ impl Agreement {
     /// Where two vote and an oracle is configured, whether it lets this server go on without the other one. It denies
     /// that until it has spoken.
     pub fn oracle(&mut self, now_ms: i64, says: bool) {
-        self.cx.oracle = Oracle::Says(says);
+        self.cx.oracle = Oracle::Says(says || is(Fault::OracleOfBoth));
         self.enter(now_ms, |role, cx| match role {
             Role::Leading(leader) => leader.oracle_spoke(cx),
             _ => Ok(()),

@@ -21,15 +21,16 @@
 //! |---|---|
 //! | `z < peer` | none yet |
 //! | `z == peer` | DIFF to `max`, what is after `z` follows |
-//! | `z > peer`, `peer` is `(e, 0)` | DIFF to `max`, `z` and what is after it follow |
+//! | `z > peer`, `peer` is `(e, 0)`, `z` of epoch `e`, or `peer` is nothing at all | DIFF to `max`, `z` and what is after it follow |
+//! | `z > peer`, `peer` is `(e, 0)` | SNAP: the leader of `e` may have had another history, and no quorum |
 //! | `z > peer`, of one epoch | TRUNC to the one before `z`, `z` and what is after it follow |
 //! | `z > peer`, of another epoch | SNAP: nothing may be cut off across epochs |
 //! | the end, `peer` is `(e, 0)` | DIFF to `max`, nothing follows |
 //! | the end otherwise | SNAP |
 //!
 //! Source: `LearnerHandler.syncFollower`, `queueCommittedProposals`, 3.9. Stricter than Java: what is read from the
-//! log must join the history without a hole (ZOOKEEPER-2846, 2418), and the ends are always those of what is there
-//! (ZOOKEEPER-3526, 4352).
+//! log must join the history without a hole (ZOOKEEPER-2846, 2418), the ends are always those of what is there
+//! (ZOOKEEPER-3526, 4352), and the start of an epoch is known only by what follows in that epoch.
 
 use std::collections::VecDeque;
 
@@ -195,7 +196,10 @@ fn scan<'a>(peer: Zxid, max: Zxid, txns: impl Iterator<Item = &'a Proposal>) -> 
         [] if starts_epoch => SyncPlan::Diff { upto: max, txns: Vec::new() },
         [] => SyncPlan::Snap,
         [found, rest @ ..] if found.zxid == peer => SyncPlan::Diff { upto: max, txns: cloned(rest) },
-        _ if starts_epoch => SyncPlan::Diff { upto: max, txns: cloned(from) },
+        [first, ..] if starts_epoch => {
+            let is_known = peer == Zxid::ZERO || first.zxid.epoch() == peer.epoch();
+            if is_known { SyncPlan::Diff { upto: max, txns: cloned(from) } } else { SyncPlan::Snap }
+        }
         [first, ..] => match before.last() {
             Some(to) if first.zxid.epoch() == peer.epoch() => {
                 SyncPlan::Trunc { to: to.zxid, txns: cloned(from) }
@@ -247,9 +251,24 @@ mod tests {
         assert_eq!(at((1, 6)), diff((2, 3), &[(2, 1), (2, 2), (2, 3)]), "row 4, found before an epoch");
         assert_eq!(at((2, 0)), diff((2, 3), &[(2, 1), (2, 2), (2, 3)]), "row 4, start of an epoch");
         assert_eq!(at((1, 7)), SyncPlan::Snap, "row 4, a private end of an older epoch");
+        assert_eq!(at((0, 0)), SyncPlan::ReadLog { from: Zxid::ZERO }, "row 5, from nothing");
         assert_eq!(at((1, 4)), SyncPlan::ReadLog { from: Zxid::new(1, 4) }, "row 5");
         let no_log = SyncFacts { may_read_log: false, ..facts((1, 4), (2, 3), (2, 3)) };
         assert_eq!(usual.plan_sync(&no_log), SyncPlan::Snap, "row 6");
+    }
+
+    /// Five servers: the first one led epoch 2 and lacked (1, 6), which two others had. A third one took its state as of
+    /// (2, 0), and both were lost before epoch 2 had a quorum. The others agreed on (1, 6) in epoch 3, so the state as of
+    /// (2, 0) is not part of what there is.
+    #[test]
+    fn a_state_of_an_epoch_without_a_quorum_is_replaced() {
+        let others = history(&[(1, 5), (1, 6), (3, 1)]);
+        assert_eq!(others.plan_sync(&facts((2, 0), (3, 1), (3, 1))), SyncPlan::Snap);
+        assert_eq!(others.plan_sync(&facts((3, 0), (3, 1), (3, 1))), diff((3, 1), &[(3, 1)]), "known");
+        let late = history(&[(3, 1), (3, 2)]);
+        let records = [txn(1, 5), txn(1, 6), txn(3, 1)];
+        let plan = late.plan_with_log(&facts((2, 0), (3, 2), (3, 2)), Some(&records));
+        assert_eq!(plan, SyncPlan::Snap, "out of the log as well");
     }
 
     #[test]

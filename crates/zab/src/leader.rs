@@ -383,7 +383,7 @@ impl Leader {
                 && cx.is_voter(peer.server)
         };
         let followers = self.peers.values().filter(gets_new).count();
-        cx.asks_oracle = oracle_needed(&cx.committed, followers);
+        cx.asks_oracle = is(Fault::OracleAskedBeside) || oracle_needed(&cx.committed, followers);
     }
 
     /// Goes on with what only waited for a quorum, if there is one now.

@@ -46,7 +46,8 @@ impl Rule {
         let groups = config.groups().map(|groups| {
             let mut weights: BTreeMap<i64, i128> = BTreeMap::new();
             let of = groups.of.iter().map(|(id, group)| {
-                let weight = config.weight(*id);
+                let is_equal = oxkeeper_planted::is(Fault::WeightsIgnored);
+                let weight = if is_equal { 1 } else { config.weight(*id) };
                 *weights.entry(*group).or_default() += i128::from(weight);
                 (*id, (*group, weight))
             });
@@ -58,7 +59,8 @@ impl Rule {
     }
 
     fn is_met(&self, acked: &BTreeSet<ServerId>, oracle: Oracle) -> bool {
-        let Some(groups) = &self.groups else {
+        let groups = self.groups.as_ref().filter(|_| !oxkeeper_planted::is(Fault::GroupsIgnored));
+        let Some(groups) = groups else {
             let count = acked.intersection(&self.voters).count();
             if oxkeeper_planted::is(Fault::HalfIsQuorum) && count > 0 && count * 2 >= self.voters.len() {
                 return true;

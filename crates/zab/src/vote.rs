@@ -49,12 +49,61 @@ impl Vote {
         Rank(epoch, self.zxid, self.leader)
     }
 
-    /// Whether its server should lead rather than that of `other`. A server of weight 0 never should.
+    /// Whether its server should lead rather than that of `other`. A server of weight 0 never should, and takes another
+    /// one with the same history for a better one: a reconfiguration that is on its way may give it a weight, and while
+    /// it insisted on itself nobody could be elected. Java's does.
     ///
     /// Source: `FastLeaderElection.totalOrderPredicate`, 3.9.
     #[must_use]
-    pub fn is_better_than(&self, other: &Vote, config: &EnsembleConfig) -> bool {
-        config.weight(self.leader) != 0 && self.rank() > other.rank()
+    pub fn is_better_than(&self, other: &Vote, weights: Weights<'_>) -> bool {
+        let (Rank(epoch, zxid, leader), theirs) = (self.rank(), other.rank());
+        let chance = weights.chance(leader);
+        if oxkeeper_planted::is(Fault::WeightZeroInsists) {
+            return chance == Chance::Always && self.rank() > theirs;
+        }
+        let rank = (epoch, zxid, chance, leader);
+        chance != Chance::Never && rank > (theirs.0, theirs.1, weights.chance(theirs.2), theirs.2)
+    }
+}
+
+impl Vote {
+    /// Whether its server has a newer history than that of `other`.
+    #[must_use]
+    pub(crate) fn is_ahead_of(&self, other: &Vote) -> bool {
+        let (Rank(epoch, zxid, _), theirs) = (self.rank(), other.rank());
+        (epoch, zxid) > (theirs.0, theirs.1)
+    }
+}
+
+/// Which voices weigh anything.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// In the configuration in force.
+    pub committed: &'a EnsembleConfig,
+    /// In a newer one that is on its way.
+    pub seen: Option<&'a EnsembleConfig>,
+}
+
+/// Whether a server may be elected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Chance {
+    /// Its voice weighs nothing anywhere.
+    Never,
+    /// It will weigh something. Perhaps nobody else has what it has acknowledged.
+    IfAhead,
+    Always,
+}
+
+impl Weights<'_> {
+    fn chance(&self, server: ServerId) -> Chance {
+        let is_newer = |seen: &&EnsembleConfig| seen.version > self.committed.version;
+        if self.committed.weight(server) != 0 {
+            Chance::Always
+        } else if self.seen.filter(is_newer).is_some_and(|seen| seen.weight(server) != 0) {
+            Chance::IfAhead
+        } else {
+            Chance::Never
+        }
     }
 }
 
@@ -132,13 +181,14 @@ mod tests {
     #[test]
     fn the_order_of_votes_is_total_and_transitive() {
         let config = EnsembleConfig::majority(BTreeMap::new(), Zxid(0));
+        let config = Weights { committed: &config, seen: None };
         let all = votes();
         for a in &all {
             for b in &all {
-                let (ab, ba) = (a.is_better_than(b, &config), b.is_better_than(a, &config));
+                let (ab, ba) = (a.is_better_than(b, config), b.is_better_than(a, config));
                 assert_eq!(usize::from(ab) + usize::from(ba) + usize::from(a == b), 1, "{a:?} {b:?}");
-                for c in all.iter().filter(|c| ab && b.is_better_than(c, &config)) {
-                    assert!(a.is_better_than(c, &config), "{a:?} {b:?} {c:?}");
+                for c in all.iter().filter(|c| ab && b.is_better_than(c, config)) {
+                    assert!(a.is_better_than(c, config), "{a:?} {b:?} {c:?}");
                 }
             }
         }
@@ -151,7 +201,8 @@ mod tests {
     #[test]
     fn the_epoch_of_a_history_outweighs_its_length_and_length_outweighs_ids() {
         let config = EnsembleConfig::majority(BTreeMap::new(), Zxid(0));
-        let better = |a: Vote, b: Vote| a.is_better_than(&b, &config);
+        let config = Weights { committed: &config, seen: None };
+        let better = |a: Vote, b: Vote| a.is_better_than(&b, config);
         // The second server logged (1, 9) alone and slept through epoch 2, in which (2, 0) is all there is.
         assert!(better(vote(2, 0x1_0000_0005, 1), vote(1, 0x1_0000_0009, 2)));
         assert!(better(vote(1, 6, 1), vote(1, 5, 2)));
@@ -162,10 +213,30 @@ mod tests {
     #[test]
     fn a_server_of_no_weight_never_leads() {
         let text = "server.1=a:1:2\nserver.2=b:1:2\ngroup.1=1:2\nweight.2=0";
-        let config = EnsembleConfig::parse(text).unwrap();
-        assert!(!vote(9, 9, 2).is_better_than(&vote(1, 1, 1), &config));
-        assert!(!vote(9, 9, 3).is_better_than(&vote(1, 1, 1), &config));
-        assert!(vote(1, 1, 1).is_better_than(&vote(0, 0, 2), &config));
+        let committed = EnsembleConfig::parse(text).unwrap();
+        let weights = Weights { committed: &committed, seen: None };
+        assert!(!vote(9, 9, 2).is_better_than(&vote(1, 1, 1), weights));
+        assert!(!vote(9, 9, 3).is_better_than(&vote(1, 1, 1), weights));
+        assert!(vote(1, 1, 1).is_better_than(&vote(0, 0, 2), weights));
+        assert!(vote(1, 1, 1).is_better_than(&vote(1, 1, 2), weights), "it need not insist on itself");
+        assert!(
+            !vote(1, 1, 1).is_better_than(&vote(1, 2, 2), weights),
+            "but nobody votes for an older history"
+        );
+    }
+
+    #[test]
+    fn who_will_have_weight_leads_if_it_is_ahead() {
+        let text = "server.1=a:1:2\nserver.2=b:1:2\ngroup.1=1:2\n";
+        let parse = |more: &str| EnsembleConfig::parse(&format!("{text}{more}")).unwrap();
+        let (committed, seen) = (parse("weight.2=0"), parse("version=9"));
+        let weights = Weights { committed: &committed, seen: Some(&seen) };
+        assert!(vote(1, 2, 2).is_better_than(&vote(1, 1, 1), weights));
+        assert!(!vote(1, 1, 2).is_better_than(&vote(1, 1, 1), weights));
+        assert!(vote(1, 1, 1).is_better_than(&vote(1, 1, 2), weights));
+        let given_up = parse("");
+        let weights = Weights { committed: &committed, seen: Some(&given_up) };
+        assert!(!vote(1, 2, 2).is_better_than(&vote(1, 1, 1), weights), "it is no newer one");
     }
 
     #[test]
@@ -193,8 +264,9 @@ mod tests {
     #[test]
     fn comparing_without_the_epoch_is_found_by_the_order_of_histories() {
         let config = EnsembleConfig::majority(BTreeMap::new(), Zxid(0));
+        let config = Weights { committed: &config, seen: None };
         let (newer, longer) = (vote(2, 5, 1), vote(1, 9, 2));
-        assert!(newer.is_better_than(&longer, &config));
-        oxkeeper_planted::with(Fault::VoteIgnoresEpoch, || assert!(!newer.is_better_than(&longer, &config)));
+        assert!(newer.is_better_than(&longer, config));
+        oxkeeper_planted::with(Fault::VoteIgnoresEpoch, || assert!(!newer.is_better_than(&longer, config)));
     }
 }

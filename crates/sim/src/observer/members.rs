@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oxkeeper_proto::{OpCode, PeerPacket, Reader, ServerId, Txn, TxnHeader, TxnRecord, Zxid};
+use oxkeeper_storage::SimDisk;
 
 use super::Observer;
+use crate::process::durable_configs;
 use crate::roster::Roster;
 
 /// What is known of the configurations.
@@ -28,7 +30,7 @@ pub(super) struct Members {
 }
 
 /// The number of a server by its index.
-fn number(server: usize) -> i64 {
+pub(super) fn number(server: usize) -> i64 {
     i64::try_from(server + 1).unwrap_or(i64::MAX)
 }
 
@@ -58,7 +60,9 @@ impl Members {
 impl Observer {
     /// The number of configurations of which these servers are no quorum, if a transaction needs them.
     pub(super) fn lacking(&self, zxid: Zxid, holders: &BTreeSet<i64>) -> usize {
-        self.members.rule(zxid).iter().filter(|roster| !roster.is_quorum(holders)).count()
+        let enough =
+            |roster: &&Roster| roster.is_quorum(holders) || self.is_enough_alone(roster, zxid, holders);
+        self.members.rule(zxid).iter().filter(|roster| !enough(roster)).count()
     }
 
     /// Whether these servers are a quorum of a configuration that there ever was. Who looks for a leader goes by the one
@@ -80,15 +84,7 @@ impl Observer {
         match packet {
             PeerPacket::NewLeader { epoch, config: Some(text) } => {
                 let Some(said) = std::str::from_utf8(text).ok().and_then(Roster::parse) else { return };
-                self.config_seen(&said);
-                if self.members.epochs.contains_key(&epoch.0) {
-                    return;
-                }
-                let (first, current) = (said.version, self.config_version());
-                self.members.epochs.insert(epoch.0, said);
-                self.check(26, first >= current, || {
-                    format!("epoch {} begins with configuration {first:x}, {current:x} is in force", epoch.0)
-                });
+                self.first_said(epoch.0, said);
             }
             PeerPacket::Proposal { zxid, txn } if is_broadcast => self.offered(*zxid, txn),
             PeerPacket::CommitAndActivate { zxid, designated }
@@ -118,9 +114,46 @@ impl Observer {
         });
     }
 
+    /// What the first NEWLEADER of an epoch says, or the disk of a leader that needs nobody else.
+    fn first_said(&mut self, epoch: i64, said: Roster) {
+        self.config_seen(&said);
+        if self.members.epochs.contains_key(&epoch) {
+            return;
+        }
+        let (first, current) = (said.version, self.config_version());
+        self.members.epochs.insert(epoch, said);
+        self.check(26, first >= current, || {
+            format!("epoch {epoch} begins with configuration {first:x}, {current:x} is in force")
+        });
+    }
+
+    /// A leader that needs nobody else begins with the newest configuration on its disk.
+    pub(super) fn begins_with(&mut self, epoch: i64, disk: &SimDisk) {
+        let (committed, seen) = durable_configs(disk);
+        let found = [committed, seen].into_iter().flatten().filter_map(|text| Roster::parse(&text));
+        if let Some(newest) = found.max_by_key(|roster| roster.version).filter(|_| self.members.may_change) {
+            self.first_said(epoch, newest);
+        }
+    }
+
+    /// Something is durable on the disk of a leader. If it is the configuration that is on its way, that is in force: where
+    /// the leader needs nobody else, perhaps nobody else is told.
+    pub(super) fn activated(&mut self, server: usize, disk: &SimDisk) {
+        let Some(version) = self.members.under_way.as_ref().map(|new| new.version) else { return };
+        if !self.leads(server) {
+            return;
+        }
+        let committed = durable_configs(disk).0.as_deref().and_then(Roster::parse);
+        if committed.is_some_and(|committed| committed.version == version)
+            && let Some(new) = self.members.under_way.take()
+        {
+            self.in_force(new);
+        }
+    }
+
     /// A transaction is offered for the first time.
-    fn offered(&mut self, zxid: Zxid, txn: &[u8]) {
-        if zxid <= self.members.newest_offered {
+    pub(super) fn offered(&mut self, zxid: Zxid, txn: &[u8]) {
+        if zxid <= self.members.newest_offered || !self.members.may_change {
             return;
         }
         self.members.newest_offered = zxid;
@@ -139,7 +172,10 @@ impl Observer {
         let new = self.members.epochs.get(&epoch).cloned();
         let newer = new.filter(|new| new.version > self.config_version());
         let needed: Vec<&Roster> = self.members.current.iter().chain(&newer).collect();
-        let enough = needed.iter().all(|roster| roster.is_quorum(holders));
+        let start = Zxid(epoch << 32);
+        let enough = needed
+            .iter()
+            .all(|roster| roster.is_quorum(holders) || self.is_enough_alone(roster, start, holders));
         self.check(8, enough, || format!("epoch {epoch} begins with only the servers {holders:?}"));
         if let Some(newer) = newer {
             // Its leader may not belong to it, and knows who is to follow.
@@ -173,6 +209,12 @@ impl Observer {
     #[must_use]
     pub fn config(&self) -> Option<&Roster> {
         self.members.current.as_ref()
+    }
+
+    /// The configuration in force and the one that is on its way, if there is one; none of a server of its own.
+    #[must_use]
+    pub fn configs(&self) -> Vec<&Roster> {
+        self.members.current.iter().chain(&self.members.under_way).collect()
     }
 
     /// Whether a server belongs to the ensemble.

@@ -9,6 +9,7 @@ use oxkeeper_proto::{Epoch, PeerPacket, SessionId, Zxid};
 use oxkeeper_storage::{EpochFile, SimDisk};
 
 use super::Observer;
+use crate::durable::DurableLog;
 use crate::network::LinkId;
 use crate::queue::Nanos;
 
@@ -67,6 +68,7 @@ impl Observer {
                 }
             }
             PeerPacket::Ack { zxid } => self.acked(server, link, *zxid, disk),
+            PeerPacket::FollowerInfo { .. } => self.follows_over(server, link),
             // What comes with the history is final only when NEWLEADER is acknowledged.
             PeerPacket::Commit { zxid }
             | PeerPacket::Inform { zxid, .. }
@@ -75,6 +77,7 @@ impl Observer {
                 if self.has_offered(link) =>
             {
                 self.committed(server, *zxid);
+                self.check_not_alone(link, *zxid);
             }
             _ => {}
         }
@@ -179,6 +182,16 @@ impl Observer {
         });
     }
 
+    /// Whether one of two voters has on its disk all that was agreed, and `shown`, in an epoch that is no older than the
+    /// other's.
+    #[must_use]
+    pub fn has_all(&self, server: usize, other: usize, shown: Zxid) -> bool {
+        let last = self.end_of(self.visible.max(self.reigns.committed).max(shown));
+        let holds = |log: &DurableLog| last == Zxid::ZERO || log.holds(last);
+        let current = |server| self.reigns.epochs.get(&server).map_or(0, |epochs| epochs.1);
+        self.logs.get(server).is_some_and(holds) && current(server) >= current(other)
+    }
+
     /// Where a history ends that is said to end at `zxid`. The start of an epoch is no transaction and stands in no log:
     /// who is there has what the epoch's leader had when it began.
     fn end_of(&self, mut zxid: Zxid) -> Zxid {
@@ -221,7 +234,7 @@ impl Observer {
 
     /// Whether a server has it, or had it until its disk was emptied: then it does not count for electing, so what it
     /// acknowledged before is as safe as it was.
-    fn holds(&self, server: usize, zxid: Zxid) -> bool {
+    pub(super) fn holds(&self, server: usize, zxid: Zxid) -> bool {
         self.logs.get(server).is_some_and(|log| log.holds(zxid))
             || self.reigns.lost.get(&server).is_some_and(|lost| zxid <= *lost)
     }
@@ -238,7 +251,20 @@ impl Observer {
             let (others_promised, others_current) = epochs(&other);
             others.contains(&other) && holds && others_promised >= promised && others_current >= current
         });
-        self.config().is_some_and(|config| config.is_quorum(&level))
+        let configs = self.configs();
+        !configs.is_empty() && configs.iter().all(|config| config.is_quorum(&level))
+    }
+
+    /// How many servers there are.
+    #[must_use]
+    pub fn servers(&self) -> usize {
+        self.logs.len()
+    }
+
+    /// As if a server had this epoch on its disk.
+    #[cfg(test)]
+    pub(super) fn reigns_in(&mut self, server: usize, epoch: i64) {
+        self.reigns.epochs.insert(server, (epoch, epoch));
     }
 
     /// Epochs on a disk never go back.
@@ -265,9 +291,24 @@ impl Observer {
         }
     }
 
+    /// A leader begins to serve. If nobody else is needed for a quorum it tells nobody so, and its disk alone shows what it
+    /// begins with.
+    fn leads_alone(&mut self, server: usize, epoch: i64, disk: &SimDisk) {
+        let durable = self.durable_last(server);
+        let begun = *self.reigns.begun.entry(epoch).or_insert((server, durable));
+        self.check(1, begun.0 == server, || {
+            format!("servers {} and {server} both lead in epoch {epoch}", begun.0)
+        });
+        if self.reigns.established.insert(epoch) {
+            self.begins_with(epoch, disk);
+            self.check_established(epoch);
+        }
+    }
+
     /// A server has become something else.
-    pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), now: Nanos) {
+    pub fn role_changed(&mut self, server: usize, role: (Role, bool, Epoch), disk: &SimDisk, now: Nanos) {
         self.reigns.roles.insert(server, role.2.0);
+        self.note_word(server, role.0 == Role::Leading);
         let serves = role.1;
         let served =
             if serves { !self.reigns.serving.insert(server) } else { self.reigns.serving.remove(&server) };
@@ -278,6 +319,7 @@ impl Observer {
         }
         let leads = role.0 == Role::Leading && role.1;
         if leads {
+            self.leads_alone(server, role.2.0, disk);
             // Nobody knows what its predecessor heard last: every session has its whole timeout from here on.
             self.reigns.leaders.entry(server).or_insert(now);
         } else {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use oxkeeper_proto::EnsembleConfig;
-use oxkeeper_storage::{Directories, StorageError};
+use oxkeeper_storage::{Directories, SimDisk, StorageError};
 
 use super::Server;
 
@@ -40,10 +40,18 @@ impl Server {
     /// The configuration in force as it would be found after a loss of power; `None` if no file says one.
     #[must_use]
     pub fn durable_config(&self) -> Option<String> {
-        let files = self.disk.durable_files(&Path::new(super::DATA).join("version-2"));
-        let (_, inode, _) = files.iter().find(|(name, ..)| name == COMMITTED)?;
-        String::from_utf8(self.disk.durable_bytes(*inode, 0)).ok()
+        durable_configs(&self.disk).0
     }
+}
+
+/// The configuration in force and the one last seen as they would be found on a disk after a loss of power.
+pub(crate) fn durable_configs(disk: &SimDisk) -> (Option<String>, Option<String>) {
+    let files = disk.durable_files(&Path::new(super::DATA).join("version-2"));
+    let read = |wanted: &str| {
+        let (_, inode, _) = files.iter().find(|(name, ..)| name == wanted)?;
+        String::from_utf8(disk.durable_bytes(*inode, 0)).ok()
+    };
+    (read(COMMITTED), read(SEEN))
 }
 
 fn parse(bytes: &[u8]) -> Option<Arc<EnsembleConfig>> {

@@ -9,6 +9,7 @@ use oxkeeper_proto::{Round, ServerId};
 
 use super::emptied::Heard;
 use super::{Ballot, Election, Looking, Oracle, Output, Quorums, Role, Vote, emptied};
+use crate::vote::Weights;
 
 impl Election {
     /// Counts a message of a voter about a voter.
@@ -50,6 +51,7 @@ impl Election {
         if !looking.is_counted() {
             return;
         }
+        let weights = Weights { committed: &self.committed, seen: self.seen.as_deref() };
         let mut heard = Vote::of(message);
         if heard.round < self.round && oxkeeper_planted::is(Fault::OldRoundCounted) {
             heard.round = self.round;
@@ -59,12 +61,12 @@ impl Election {
             looking.votes.clear();
             looking.finalize_at = None;
             let own = Vote { round: self.round, ..looking.own };
-            Some(if heard.is_better_than(&own, &self.committed) { heard } else { own })
+            Some(if heard.is_better_than(&own, weights) { heard } else { own })
         } else if heard.round < self.round {
             // Its sender was told so when the message was answered.
             return;
         } else {
-            heard.is_better_than(&looking.proposal, &self.committed).then_some(heard)
+            heard.is_better_than(&looking.proposal, weights).then_some(heard)
         };
         if let Some(proposal) = proposal {
             looking.proposal = proposal;
@@ -72,7 +74,17 @@ impl Election {
         }
         let ballot = Ballot::looking(heard);
         let is_news = looking.votes.insert(from, ballot) != Some(ballot);
-        if proposal.is_some() {
+        let joins = proposal.is_none() && heard.is_ahead_of(&looking.proposal) && {
+            // Those who want a server of no weight know of a reconfiguration that gives it one. With this voter they are
+            // enough by what this voter knows, and without it perhaps nobody is.
+            let mut supporters = looking.supporters(&looking.votes, &ballot);
+            supporters.insert(self.me) && self.quorums.are_met(&supporters, Oracle::Absent)
+        };
+        if joins {
+            looking.proposal = heard;
+            looking.finalize_at = None;
+        }
+        if proposal.is_some() || joins {
             self.send_all(out);
         }
         self.judge(now, is_news);
@@ -151,11 +163,13 @@ impl Election {
         })
     }
 
-    /// Whether those who have a leader are a quorum of the configuration in force, and with this server one of the
-    /// newer one as well that it has seen. Perhaps nobody else has seen it, and then nobody else would make up its
-    /// quorum: this server would be kept out for ever. Epochs are agreed on later, so following is safe.
+    /// Whether those who have a leader are a quorum of the configuration in force, and with this server, and the others
+    /// that look for one, also of the newer one that it has seen. Perhaps nobody else has seen it, and then nobody else
+    /// would make up its quorum: this server would be kept out for ever. Epochs are agreed on later, so following is safe.
     fn would_complete(&self, supporters: &BTreeSet<ServerId>) -> bool {
-        let with_me = supporters.iter().copied().chain([self.me]).collect();
+        let Role::Looking(looking) = &self.role else { return false };
+        let others = looking.votes.keys().chain([&self.me]).copied();
+        let with_me = supporters.iter().copied().chain(others).collect();
         self.seen.is_some()
             && Quorums::new(&self.committed, None).are_met(supporters, self.oracle)
             && self.quorums.are_met(&with_me, self.oracle)

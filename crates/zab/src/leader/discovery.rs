@@ -1,5 +1,6 @@
 //! Agreeing on an epoch: it is above everything that a quorum has promised, and a quorum promises it.
 
+use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::{LearnerInfo, PROTOCOL_VERSION};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Zxid};
 
@@ -60,7 +61,7 @@ impl Leader {
     pub(super) fn choose_epoch(&mut self, cx: &mut Common) {
         if cx.are_quorum(&self.registered) {
             self.epoch = Epoch(self.highest_accepted.max(cx.accepted).0 + 1);
-            if cx.oracle != Oracle::Absent {
+            if cx.oracle != Oracle::Absent && !is(Fault::EpochOfBoth) {
                 self.epoch = epoch_of_its_own(cx, self.epoch);
             }
             self.phase = Phase::Promising(cx.durable(Durable::AcceptedEpoch(self.epoch)));

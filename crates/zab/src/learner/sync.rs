@@ -127,6 +127,12 @@ impl Learner {
             return Ok(());
         }
         let Some(config) = &self.new_leader else { return Ok(()) };
+        let begins = self.pending.front().map(|pending| pending.proposal.zxid);
+        if cx.last_applied.counter() == 0 && begins.is_some_and(|begins| begins < cx.last_applied) {
+            // The state has counted an epoch that was lost. That takes an oracle that lets go on who lacks something.
+            cx.wants_snapshot = true;
+            return self.ask_for_all(cx);
+        }
         if let Some(config) = config {
             cx.see_leaders(Arc::clone(config));
         }
