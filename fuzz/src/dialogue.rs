@@ -8,7 +8,10 @@ use bytes::Bytes;
 use oxkeeper_proto::peer::LearnerInfo;
 use oxkeeper_proto::peer::notification::{Notification, ServerState};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Round, ServerId, SessionId, Zxid};
-use oxkeeper_zab::{Action, Agreement, Durable, EnsembleChange, Limits, LinkId, Proposal, Setup, Ticket, Timing};
+use oxkeeper_zab::{
+    Action, Agreement, Durable, EnsembleChange, Limits, LinkId, ObserverMasters, Proposal, Setup, Ticket,
+    Timing,
+};
 
 use crate::bounds::within;
 
@@ -42,6 +45,7 @@ struct Server {
     dial: Option<u64>,
     loading: bool,
     installed: Zxid,
+    applied: Zxid,
     streams: Vec<LinkId>,
     reads: Vec<(u64, Zxid)>,
 }
@@ -80,6 +84,7 @@ impl Server {
             emptied: setup & 32 != 0,
             force_snapshot: setup & 64 != 0,
             may_read_log: setup & 128 != 0,
+            observer_masters: Some(ObserverMasters { bytes_max: 200, reconnect_ms: 50 }),
             seed: 1,
         });
         agreement.start(0);
@@ -94,6 +99,7 @@ impl Server {
             dial: None,
             loading: false,
             installed: Zxid::ZERO,
+            applied: Zxid::ZERO,
             streams: Vec::new(),
             reads: Vec::new(),
         };
@@ -120,7 +126,10 @@ impl Server {
                 self.next_link += 1;
                 let link = LinkId(self.next_link);
                 self.links.push(link);
-                self.agreement.link_opened(now_ms, link, self.dial.take());
+                match self.dial.take() {
+                    None if what & 128 != 0 => self.agreement.observer_link_opened(now_ms, link),
+                    dial => self.agreement.link_opened(now_ms, link, dial),
+                }
             }
             10 => {
                 if let Some(link) = link {
@@ -233,6 +242,12 @@ impl Server {
                 }
                 Action::Send(_, PeerPacket::LeaderInfo { epoch, .. }) => {
                     assert!(epoch <= self.accepted, "{epoch:?} is offered before it is durable");
+                }
+                Action::Apply(proposal) => self.applied = proposal.zxid,
+                Action::Send(_, PeerPacket::Inform { zxid, .. })
+                    if self.agreement.state() != ServerState::Leading =>
+                {
+                    assert!(zxid <= self.applied, "{zxid} is told to an observer before it is agreed");
                 }
                 Action::Close(link) => self.links.retain(|other| *other != link),
                 Action::Durable(ticket, work) => self.work.push_back((ticket, work)),

@@ -188,7 +188,7 @@ fn notification_seeds() -> Vec<Vec<u8>> {
     vec![out.clone(), [&out[..4], &initial, &out[4..]].concat()]
 }
 
-/// A server is brought level and follows; a server leads. Steps as in `dialogue.rs`.
+/// A server is brought level and follows; a server leads; a server follows and serves an observer. Steps as in `dialogue.rs`.
 fn dialogue_seeds() -> Vec<Vec<u8>> {
     let learner: [&[u8]; 11] = [
         &[3, 12, 1, 11, 1, 1, 12, 3, 11, 2, 1],
@@ -212,7 +212,16 @@ fn dialogue_seeds() -> Vec<Vec<u8>> {
         &[13, 8, 0, 3, 0x21, 0],
         &[15, 0x2b, 0, 5, 0x21, 1],
     ];
-    vec![learner.concat(), leader.concat()]
+    // An observer comes to a server that follows.
+    let master: [&[u8]; 6] = [
+        &[137],
+        &[0x10, 16, 0x20, 5],
+        &[0x10, 18, 0x13, 0],
+        &[0x10, 3, 0x20, 0],
+        &[0, 2, 0x21, 7, 8, 0, 4, 0x21, 0],
+        &[0x10, 5, 0x21, 1, 0x10, 6, 0, 1, 0x2b],
+    ];
+    vec![learner.concat(), leader.concat(), [learner[..6].concat(), master.concat()].concat()]
 }
 
 /// A dialogue in each direction, and a snapshot behind a SNAP.

@@ -109,6 +109,8 @@ const FAULTS: &[(u32, &str, &[Test])] = &[
     (53, "an oracle's yes to both of two voters", &[STORIES]),
     (54, "an oracle that is asked beside a follower", &[STORIES]),
     (55, "with an oracle, one epoch for both", &[STORIES]),
+    (46, "observers told by a follower of what is only offered", &[STORIES]),
+    (47, "observers of a follower not told of what was on its way before", &[STORIES]),
 ];
 
 /// A number that no fault has: the run that must find nothing.

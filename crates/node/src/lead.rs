@@ -69,7 +69,7 @@ impl Node {
     }
 
     /// A session opens on a learner's connection.
-    fn adopt_session(&mut self, link: LinkId, session: SessionId, timeout_ms: i32) {
+    pub(crate) fn adopt_session(&mut self, link: LinkId, session: SessionId, timeout_ms: i32) {
         let now_ms = millis(self.now.mono);
         let key = self.expiry.track(session, timeout_ms.into(), now_ms);
         if let Some(tracked) = self.expiry.get_mut(key) {
@@ -77,7 +77,7 @@ impl Node {
         }
     }
 
-    fn begin_closing(&mut self, session: SessionId) {
+    pub(crate) fn begin_closing(&mut self, session: SessionId) {
         if let Some(tracked) = self.expiry.key(session).and_then(|key| self.expiry.get_mut(key)) {
             tracked.closing = true;
         }

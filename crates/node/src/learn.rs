@@ -9,6 +9,8 @@ use tracing::{debug, info};
 
 use crate::conn::{Call, Notice, Phase, Waiting};
 use crate::effects::{ConnId, Effects};
+use crate::expiry::Owner;
+use crate::masters::{Asker, PassedSync};
 use crate::member::{Duty, Order};
 use crate::node::{Node, millis};
 
@@ -74,7 +76,7 @@ impl Node {
                 return self.close(id, fx);
             }
             if let Some(member) = self.as_member() {
-                member.passed_syncs.push_back((id, call.xid));
+                member.passed_syncs.push_back(PassedSync::Client(id, call.xid));
             }
         } else if let Some(member) = self.as_member() {
             member.next_sync += 1;
@@ -86,10 +88,13 @@ impl Node {
 
     /// The leader has answered the oldest sync.
     pub(crate) fn passed_sync_done(&mut self, fx: &mut Effects) {
-        let Some((id, xid)) = self.as_member().and_then(|member| member.passed_syncs.pop_front()) else {
-            return;
-        };
-        self.sync_done(id, xid, fx);
+        let Some(member) = self.as_member() else { return };
+        match member.passed_syncs.pop_front() {
+            Some(PassedSync::Client(id, xid)) => self.sync_done(id, xid, fx),
+            Some(PassedSync::Observer(link)) => member.agreement.send_to_learner(link, PeerPacket::Sync),
+            Some(PassedSync::Acquaintance(link)) => self.acquaint(link),
+            None => {}
+        }
     }
 
     /// Asks the leader to open a session.
@@ -122,7 +127,8 @@ impl Node {
             return self.close(id, fx);
         }
         let asked = member.revalidating.entry(session).or_default();
-        asked.answers += 1;
+        let newest = asked.askers.back().copied();
+        asked.askers.push_back(Asker::Here);
         let before = asked.conn.replace(id);
         let is_sent = member.agreement.send_to_leader(PeerPacket::Revalidate { session, timeout_ms });
         // The connection that it had here before is left, and goes now, as in Java. When the answer comes this one may be
@@ -134,6 +140,7 @@ impl Node {
         if let Some(before) = before.filter(|before| *before != id) {
             self.close(before, fx);
         }
+        self.session_leaves(session, Owner::Here, newest, fx);
         if !is_sent {
             self.close(id, fx);
         }
@@ -143,14 +150,19 @@ impl Node {
     pub(crate) fn revalidated(&mut self, session: SessionId, valid: bool, fx: &mut Effects) {
         let Some(member) = self.as_member() else { return };
         let Some(asked) = member.revalidating.get_mut(&session) else { return };
-        asked.answers -= 1;
+        let (asker, waits) = (asked.askers.pop_front(), asked.conn);
+        let is_newest = asked.askers.is_empty();
+        if is_newest {
+            member.revalidating.remove(&session);
+        }
+        if let Some(Asker::Observer(link)) = asker {
+            return self.observer_revalidated(link, session, valid, is_newest);
+        }
         // Answers come in the order of the questions. An older one says nothing of where the session is by now: its client
         // may have been at another server between the two.
-        if asked.answers > 0 {
+        if !is_newest {
             return;
         }
-        let waits = asked.conn;
-        member.revalidating.remove(&session);
         let Some(id) = waits else { return };
         if !self.is_opening(id) {
             return;
@@ -169,6 +181,12 @@ impl Node {
     /// The client of a session has come to another server. What still comes on its old connection was sent before that. If
     /// it has come here anew since, that is another connection, of which the leader has been asked.
     pub(crate) fn session_moved(&mut self, session: SessionId, fx: &mut Effects) {
+        if session == SessionId::NONE
+            && let Some(member) = self.as_member()
+        {
+            member.is_unsure = false;
+        }
+        self.session_left(session);
         let tracked = self.expiry.key(session).and_then(|key| self.expiry.get(key));
         if let Some(conn) = tracked.and_then(|tracked| tracked.conn) {
             info!("Session {session} has moved to another server");
@@ -189,7 +207,9 @@ impl Node {
                 touched.push((session, i32::try_from(timeout_ms).unwrap_or(i32::MAX)));
             }
         }
+        touched.extend(std::mem::take(&mut member.observed));
         member.agreement.send_to_leader(PeerPacket::Ping { zxid, touched: Some(touched) });
+        self.ask_for_acquaintance();
     }
 
     /// Which connection waits for a transaction that another server has proposed: that of its session, if the oldest

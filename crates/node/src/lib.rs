@@ -20,6 +20,7 @@ mod hold;
 mod lead;
 mod learn;
 mod local;
+mod masters;
 mod member;
 mod node;
 mod peers;
@@ -46,7 +47,9 @@ pub use oxkeeper_tree::{
     DigestEntry, Identity, LoadError, Loader, OwnerRules, Rules, Schemes, SnapshotStart, Tree,
 };
 // What a driver makes durable, and how it calls the connections between servers.
-pub use oxkeeper_zab::{Durable, HandOverRefused, LinkId, Proposal, Ticket, Timing};
+pub use oxkeeper_zab::{
+    Durable, HandOverRefused, LinkId, ObserverMasters, PeerPort, Proposal, Ticket, Timing,
+};
 pub use scarcity::{Memory, Scarcity};
 pub use settings::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Reap, Settings};
 pub use throttle::ThrottleSettings;

@@ -1,19 +1,20 @@
 //! A node among others: what agreement wants done is done here, in order, and roles begin and end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::peer::notification::ServerState;
 use oxkeeper_proto::{SessionId, TxnRecord, Xid, path};
 use oxkeeper_tree::{Loader, Pending};
-use oxkeeper_zab::{Action, Agreement, Durable, Limits, Setup, Solo};
+use oxkeeper_zab::{Action, Agreement, Durable, Limits, LinkId, Setup, Solo};
 use tracing::{error, info};
 
 use crate::conn::Phase;
 use crate::effects::{ConnId, Effects, Now, Role, Status};
 use crate::expiry::Expiry;
 use crate::hold::Held;
+use crate::masters::{Asker, PassedSync};
 use crate::node::{Node, millis};
 use crate::peers::{LinkEffect, Members, PeerInput, Recovered, Task};
 use crate::settings::{DigestPolicy, EnsembleSettings, Settings};
@@ -57,10 +58,19 @@ pub(crate) struct Member {
     /// Of a leader: its own clients' syncs by number.
     pub(crate) syncs: BTreeMap<u64, (ConnId, Xid)>,
     pub(crate) next_sync: u64,
-    /// Of a learner: its clients' syncs in the order in which they were passed on.
-    pub(crate) passed_syncs: VecDeque<(ConnId, Xid)>,
+    /// Of a learner: syncs in the order in which they were passed on.
+    pub(crate) passed_syncs: VecDeque<PassedSync>,
     /// Of a learner: sessions that the leader was asked for.
     pub(crate) revalidating: BTreeMap<SessionId, Revalidating>,
+    /// Of a follower: sessions that its observers have heard of, of which the leader was not told yet, and their timeouts.
+    pub(crate) observed: BTreeMap<SessionId, i32>,
+    /// Of a follower: observers whose first word of sessions it has, and those of which the leader is to be asked whether
+    /// it knows them, each with one of its sessions.
+    pub(crate) acquainted: BTreeSet<LinkId>,
+    pub(crate) to_acquaint: Vec<(LinkId, SessionId)>,
+    /// Of an observer of a follower: whether sessions may be elsewhere without its having been told. That is so until the
+    /// follower says that the leader knows of them, which Java's never do.
+    pub(crate) is_unsure: bool,
     /// What is kept while there is no leader.
     pub(crate) held: Option<Held>,
     /// Of a leader short of disk space: whether it was handed the leadership in spite of that.
@@ -76,10 +86,10 @@ pub(crate) struct Member {
 /// A session that the leader was asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Revalidating {
-    /// Who waits.
+    /// Who waits here.
     pub(crate) conn: Option<ConnId>,
-    /// Answers that are due; the last one is for whoever waits.
-    pub(crate) answers: usize,
+    /// Whose answers are due, in order; the last one of this server's own is for whoever waits here.
+    pub(crate) askers: VecDeque<Asker>,
 }
 
 impl Member {
@@ -127,6 +137,7 @@ impl Node {
             emptied: ensemble.emptied,
             force_snapshot: ensemble.force_snapshot,
             may_read_log: ensemble.log_sync_bytes > 0,
+            observer_masters: ensemble.observer_masters,
             seed: settings.seed ^ 5,
         };
         let mut member = Member {
@@ -139,6 +150,10 @@ impl Node {
             next_sync: 0,
             passed_syncs: VecDeque::new(),
             revalidating: BTreeMap::new(),
+            observed: BTreeMap::new(),
+            acquainted: BTreeSet::new(),
+            to_acquaint: Vec::new(),
+            is_unsure: false,
             held: None,
             stays: false,
             pinged_ms: 0,
@@ -181,6 +196,7 @@ impl Node {
         let agreement = &mut member.agreement;
         match input {
             PeerInput::LinkOpened { link, dial } => agreement.link_opened(now_ms, link, dial),
+            PeerInput::ObserverLinkOpened { link } => agreement.observer_link_opened(now_ms, link),
             PeerInput::DialFailed { dial } => agreement.dial_failed(now_ms, dial),
             PeerInput::Packet { link, packet } => {
                 let change = crate::reconfig::change_of(&packet);
@@ -221,9 +237,9 @@ impl Node {
     fn act(&mut self, action: Action, fx: &mut Effects) {
         match action {
             Action::Notify(to, notification) => fx.peers.notifications.push((to, notification)),
-            Action::Dial { server, dial } => {
+            Action::Dial { server, port, dial } => {
                 self.stop_reading(fx);
-                fx.peers.links.push(LinkEffect::Dial { server, dial });
+                fx.peers.links.push(LinkEffect::Dial { server, port, dial });
             }
             Action::Send(link, packet) => self.send(link, packet, fx),
             Action::Close(link) => {
@@ -236,6 +252,7 @@ impl Node {
                 }
                 fx.peers.listen = Some(open);
             }
+            Action::ListenForObservers(open) => fx.peers.listen_for_observers = Some(open),
             Action::Durable(ticket, work) => {
                 // A snapshot of what is taken back must not outlive it.
                 if let Durable::Truncate(_) = &work {
@@ -286,6 +303,15 @@ impl Node {
             }
             Action::Lead(epoch) => self.lead(epoch, fx),
             Action::Serve(epoch) => self.serve(epoch, fx),
+            Action::Request(link, request) if self.duty() == Duty::Forwards => {
+                self.observer_asks(link, request, fx);
+            }
+            Action::Touched(link, sessions) if self.duty() == Duty::Forwards => {
+                self.observer_touched(link, &sessions);
+            }
+            Action::Revalidate(link, session, timeout_ms) if self.duty() == Duty::Forwards => {
+                self.observer_revalidates(link, session, timeout_ms, fx);
+            }
             Action::Request(link, request) => self.learner_asks(link, &request, fx),
             Action::Touched(link, sessions) => self.learner_touched(link, &sessions),
             Action::Revalidate(link, session, timeout_ms) => {
@@ -296,7 +322,12 @@ impl Node {
             Action::Pinged(zxid) => self.pinged(zxid),
             Action::Synced => self.passed_sync_done(fx),
             Action::SyncDone(number) => self.own_sync_done(number, fx),
-            Action::LearnerGone(link) => self.link_gone(link, fx),
+            Action::LearnerGone(link) => {
+                if let Some(member) = self.as_member() {
+                    member.acquainted.remove(&link);
+                }
+                self.link_gone(link, fx);
+            }
         }
     }
 
@@ -304,9 +335,10 @@ impl Node {
     /// asked is in doubt, they are held for the next leader. Whoever was held already is let go: what is in the log and not
     /// agreed becomes the state now, and their watches would show it.
     fn role_ended(&mut self, is_settled: bool, fx: &mut Effects) {
+        let is_unsure = self.as_member().is_some_and(|member| member.is_unsure);
         if self.duty() == Duty::Holds {
             self.let_go(fx);
-        } else if is_settled {
+        } else if is_settled && !is_unsure {
             self.begin_hold(fx);
         }
         if self.duty() != Duty::Holds {
@@ -327,6 +359,9 @@ impl Node {
         member.syncs.clear();
         member.passed_syncs.clear();
         member.revalidating.clear();
+        member.observed.clear();
+        member.acquainted.clear();
+        member.to_acquaint.clear();
         member.transfers.clear();
         if let Some(loader) = member.loader.take()
             && is(Fault::PartialSnapshotKept)
@@ -354,6 +389,8 @@ impl Node {
             ("a search for what may go", self.reaping.is_some()),
             ("syncs", !member.syncs.is_empty() || !member.passed_syncs.is_empty()),
             ("sessions that the leader was asked for", !member.revalidating.is_empty()),
+            ("sessions that observers have heard of", !member.observed.is_empty()),
+            ("observers", !member.acquainted.is_empty() || !member.to_acquaint.is_empty()),
             ("snapshots for learners", !member.transfers.are_none()),
             ("a part of a leader's snapshot", member.loader.is_some()),
             ("requests held for a leader", member.held.is_some()),
@@ -394,6 +431,7 @@ impl Node {
         if let Some(member) = self.as_member() {
             member.duty = duty;
             member.pinged_ms = now_ms;
+            member.is_unsure = member.agreement.learns_from_master();
             member.looking_since_ms = i64::MAX;
         }
     }

@@ -3,9 +3,10 @@
 //! # The contract
 //!
 //! *Notifications* travel by server, may be lost, doubled and late; only the newest to a server matters. *Links* are
-//! the connections of the quorum port. Each is a FIFO: packets go out in the order in which they stand in
+//! the connections of the quorum port, and of the port at which followers serve observers. Each is a FIFO: packets go out in the order in which they stand in
 //! [`PeerEffects::links`], and come in by [`Input::Packet`](crate::Input::Packet). A link is one of two kinds:
-//! *accepted*, by a server whose quorum port is open while [`PeerEffects::listen`] said so last; or *dialled*, by
+//! *accepted*, by a server whose quorum port is open while [`PeerEffects::listen`] said so last, or whose port for
+//! observers is, by [`PeerEffects::listen_for_observers`], which has an input of its own; or *dialled*, by
 //! [`LinkEffect::Dial`], which the driver answers by `LinkOpened` or `DialFailed` with the same number. The driver
 //! names links; it never uses a name again. After [`LinkEffect::Close`] or `LinkClosed` a link is never heard of
 //! again on either side; what was sent before a `Close` may be lost. A driver may close a link for reasons of its own
@@ -51,7 +52,7 @@ use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::peer::snapshot::SnapshotItem;
 use oxkeeper_proto::{EnsembleConfig, PeerPacket, ServerId, Zxid};
 use oxkeeper_tree::Tree;
-use oxkeeper_zab::{LinkId, Proposal};
+use oxkeeper_zab::{LinkId, PeerPort, Proposal};
 
 /// What happened on the side of the other servers.
 #[derive(Debug)]
@@ -62,6 +63,11 @@ pub enum PeerInput {
         link: LinkId,
         /// The number of the dial; `None` if it came to us.
         dial: Option<u64>,
+    },
+    /// A connection to the port at which followers serve observers.
+    ObserverLinkOpened {
+        /// Its name.
+        link: LinkId,
     },
     /// A dial came to nothing.
     DialFailed {
@@ -131,10 +137,12 @@ pub struct Recovered {
 /// Something about a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEffect {
-    /// Connect to the quorum port of this server.
+    /// Connect to a server.
     Dial {
-        /// Whose.
+        /// Which.
         server: ServerId,
+        /// To its quorum port, or to the one at which it serves observers: the same host, and our own `observerMasterPort`.
+        port: PeerPort,
         /// The number of the dial, for the answer. A newer one replaces an older one.
         dial: u64,
     },
@@ -183,6 +191,8 @@ pub struct PeerEffects {
     pub links: Vec<LinkEffect>,
     /// Whether the quorum port is to be open, if that changes.
     pub listen: Option<bool>,
+    /// Whether the port for observers is to be open, if that changes.
+    pub listen_for_observers: Option<bool>,
     /// Long work.
     pub tasks: Vec<Task>,
     /// The configurations, if they changed.

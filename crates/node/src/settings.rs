@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oxkeeper_proto::{EnsembleConfig, Epoch, ServerId, SessionId};
-use oxkeeper_zab::Timing;
+use oxkeeper_zab::{ObserverMasters, Timing};
 
 use crate::throttle::ThrottleSettings;
 
@@ -91,6 +91,9 @@ pub struct EnsembleSettings {
     /// Bytes of packets that a leader holds back for a learner while it gets a snapshot. Above it the link is closed;
     /// the learner will come again and get a newer snapshot.
     pub held_bytes_max: usize,
+    /// Whether followers serve observers, and observers go to them: `observerMasterPort`. The number of the port is the
+    /// driver's.
+    pub observer_masters: Option<ObserverMasters>,
     /// Sessions that a learner asks the leader for at once. Clients above that are let go and come again.
     pub revalidating_max: usize,
     /// How long connections of clients are kept, and what they ask is held, while leadership is handed over, in ms; 0 for
@@ -149,6 +152,7 @@ impl EnsembleSettings {
             force_snapshot: false,
             pending_bytes_max: 1 << 30,
             held_bytes_max: 256 << 20,
+            observer_masters: None,
             revalidating_max: 100_000,
             hold_ms_max: 4_000,
             hold_requests_max: 20_000,

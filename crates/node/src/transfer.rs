@@ -246,18 +246,15 @@ impl Node {
             return fx.peers.links.push(LinkEffect::Send(link, packet));
         };
         held.bytes += PACKET_BYTES;
-        if let PeerPacket::Proposal { txn, .. } | PeerPacket::Inform { txn, .. } = &packet {
+        if let PeerPacket::Proposal { txn, .. }
+        | PeerPacket::Inform { txn, .. }
+        | PeerPacket::InformAndActivate { txn, .. } = &packet
+        {
             held.bytes += txn.len();
         }
         held.packets.push(packet);
         if held.bytes > bytes_max {
-            warn!("Closing the link to a learner: too much happens while it gets a snapshot");
-            let now_ms = millis(self.now.mono);
-            if let Some(member) = self.as_member() {
-                member.agreement.link_closed(now_ms, link);
-            }
-            self.link_gone(link, fx);
-            fx.peers.links.push(LinkEffect::Close(link));
+            self.cut_off(link, "too much happens while it gets a snapshot", fx);
         }
     }
 

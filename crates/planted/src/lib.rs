@@ -113,6 +113,10 @@ pub enum Fault {
     OracleAskedBeside = 54,
     /// With an oracle a leader takes the next epoch, which the other one may take as well.
     EpochOfBoth = 55,
+    /// A follower tells observers of what is only offered.
+    InformBeforeCommit = 46,
+    /// A follower does not tell observers of what was on its way when it began to serve them.
+    CandidatesForgotten = 47,
 }
 
 #[cfg(feature = "planted")]

@@ -146,7 +146,8 @@ pub enum PeerPacket {
     /// Between servers of ours only: the client of a session has come to another server. Whoever does not know the packet
     /// passes over it.
     Moved {
-        /// Which session.
+        /// Which session. [`SessionId::NONE`], from a follower to an observer that it serves: the leader knows of the sessions
+        /// that the observer has brought, so whichever of them moves is told of from here on.
         session: SessionId,
     },
     /// A packet of a type that we do not know.

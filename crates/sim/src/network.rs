@@ -28,11 +28,22 @@ pub enum Port {
     Quorum,
     /// Votes.
     Election,
+    /// Between followers and the observers that they serve.
+    ObserverMaster,
 }
 
 impl Port {
-    /// Every kind.
+    /// Every kind of which faults can hit one and spare another. What goes to observers shares the fate of the quorum port:
+    /// an observer has one of the two with each server.
     pub const ALL: [Port; 3] = [Port::Client, Port::Quorum, Port::Election];
+
+    /// Whose faults hit it.
+    const fn fate(self) -> Port {
+        match self {
+            Port::ObserverMaster => Port::Quorum,
+            other => other,
+        }
+    }
 }
 
 /// A connection, dead or alive; never used again.
@@ -293,9 +304,7 @@ impl Network {
     /// A host's process ends. With `dark` the machine is gone as well, and nobody tells the other ends.
     pub fn host_down(&mut self, queue: &mut Queue<Event>, host: Host, dark: bool) {
         let ids: Vec<LinkId> = self.links_of(host).collect();
-        for port in Port::ALL {
-            self.listening.remove(&(host, port));
-        }
+        self.listening.retain(|(listening, _)| *listening != host);
         if dark {
             self.dark.insert(host);
         }
@@ -391,7 +400,7 @@ impl Network {
             NetEvent::Packet(id, to, era, packet) => {
                 let from = to.other();
                 let Some(link) = self.links.get_mut(&id) else { return };
-                let way = (link.hosts[from.index()], link.hosts[to.index()], link.port);
+                let way = (link.hosts[from.index()], link.hosts[to.index()], link.port.fate());
                 let pipe = &mut link.pipes[from.index()];
                 if pipe.era != era {
                     return;
@@ -412,13 +421,13 @@ impl Network {
             return;
         }
         let ([from, to], port) = (link.hosts, link.port);
-        let unreachable = self.blocked.contains(&(from, to, port))
-            || self.blocked.contains(&(to, from, port))
+        let unreachable = self.blocked.contains(&(from, to, port.fate()))
+            || self.blocked.contains(&(to, from, port.fate()))
             || self.dark.contains(&to);
         if unreachable {
             return queue.after(REDIAL, Event::Net(NetEvent::Dial(id)));
         }
-        if !self.listening.contains(&(to, port)) || self.refusing.contains(&(to, port)) {
+        if !self.listening.contains(&(to, port)) || self.refusing.contains(&(to, port.fate())) {
             return self.post(queue, id, Side::Acceptor, Packet::Refuse);
         }
         link.ends[1] = End::Open;
@@ -479,7 +488,7 @@ impl Network {
         for id in ids {
             for side in [Side::Dialler, Side::Acceptor] {
                 let Some(link) = self.links.get_mut(&id) else { continue };
-                let way = (link.hosts[side.index()], link.hosts[side.other().index()], link.port);
+                let way = (link.hosts[side.index()], link.hosts[side.other().index()], link.port.fate());
                 let pipe = &mut link.pipes[side.index()];
                 if pipe.stalled || self.blocked.contains(&way) {
                     continue;

@@ -11,6 +11,7 @@ use oxkeeper_proto::{
 use oxkeeper_storage::SimDisk;
 
 mod lateness;
+mod masters;
 mod members;
 mod quorum;
 mod streams;

@@ -70,6 +70,8 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::EpochOfBoth, Profile::Oracle, 200),
     grade(Fault::AclTableLate, Profile::BigTree, 20),
     grade(Fault::HashWithoutSessions, Profile::Calm, 1),
+    grade(Fault::InformBeforeCommit, Profile::ObserverMaster, 20),
+    grade(Fault::CandidatesForgotten, Profile::ObserverMaster, 500),
 ];
 
 impl Grade {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxkeeper_node::{
-    Answer, ConnId, DigestAlgorithm, Durable, Effects, EnsembleSettings, Input, Node, Now, OwnerRules, Reap,
-    Recovered, Role, Rules, Settings, SnapshotStep, digest_id,
+    Answer, ConnId, DigestAlgorithm, Durable, Effects, EnsembleSettings, Input, Node, Now, ObserverMasters,
+    OwnerRules, Reap, Recovered, Role, Rules, Settings, SnapshotStep, digest_id,
 };
 use oxkeeper_proto::peer::notification::Notification;
 use oxkeeper_proto::{DecodeError, EnsembleConfig, Epoch, ServerId, SessionId, Zxid};
@@ -70,6 +70,8 @@ pub struct ServerHabits {
     pub local_sessions: bool,
     /// Whether such a session becomes one of all servers' when it makes its first ephemeral.
     pub local_upgrade: bool,
+    /// Whether followers serve observers: what they keep for them, and how long observers wait between two rounds.
+    pub observer_masters: Option<ObserverMasters>,
 }
 
 /// How a server's clocks run.
@@ -481,6 +483,7 @@ impl Server {
             read_only: self.habits.read_only,
             local_sessions: self.habits.local_sessions,
             local_sessions_upgrade: self.habits.local_upgrade,
+            observer_masters: self.habits.observer_masters,
             ..EnsembleSettings::standard(id, committed)
         };
         let state = Recovered { tree: booted.tree, recent: booted.recent };
@@ -721,9 +724,12 @@ impl Server {
             return;
         }
         process.role = role;
-        let (dialled, accepted) = process.peers.counts();
-        let listens = stage.net.is_listening(Host::Server(self.index), Port::Quorum);
+        let [dialled, accepted, observers] = process.peers.counts();
+        let host = Host::Server(self.index);
+        let listens = stage.net.is_listening(host, Port::Quorum);
+        let has_observers = observers > 0 || stage.net.is_listening(host, Port::ObserverMaster);
         let is_clean = match role.0 {
+            _ if has_observers && (role.0, role.1) != (Role::Following, true) => false,
             Role::Leading => dialled == 0,
             Role::Following | Role::Observing => dialled <= 1 && accepted == 0 && !listens,
             _ => dialled + accepted == 0 && !listens,

@@ -1,5 +1,7 @@
 //! Runs that are about one thing: what they have in place of what other runs have.
 
+use oxkeeper_node::ObserverMasters;
+
 use crate::chance::Chance;
 use crate::client::Habits;
 use crate::faults::FaultKind;
@@ -60,6 +62,7 @@ pub(crate) fn of(seed: u64) -> Option<Profile> {
         (0, 3) => Some(Profile::Rollover),
         (2, 0 | 2) => Some(Profile::Groups),
         (3, 2) => Some(Profile::Oracle),
+        (0 | 4, 2) => Some(Profile::ObserverMaster),
         (3, 1 | 3) => Some(Profile::MixedVersion),
         (4, 1) => Some(Profile::Hostile),
         (4, 3) if seed / 40 % 5 == 4 => Some(Profile::BigTree),
@@ -81,6 +84,7 @@ impl Profile {
                 | Profile::Damage
                 | Profile::Groups
                 | Profile::Oracle
+                | Profile::ObserverMaster
                 | Profile::BigTree
         )
     }
@@ -110,6 +114,7 @@ impl Swarm {
             }
             Profile::Groups => self.group(&mut chance),
             Profile::Oracle => self.judge(&mut chance),
+            Profile::ObserverMaster => self.serve_by_followers(&mut chance),
             _ if profile.is_of_many() => self.draw_rare(&mut chance),
             _ => {}
         }
@@ -121,11 +126,12 @@ impl Swarm {
             return;
         }
         self.faults.push((FaultKind::LeaderCutOff, chance.log_uniform(10, 120) * SECOND));
-        for kind in FaultKind::LIES.into_iter().filter(|_| self.voters >= 3 && !self.server.reconfig) {
+        let may_lie = self.voters >= 3 && !self.server.reconfig;
+        for kind in FaultKind::LIES.into_iter().filter(|_| may_lie) {
             self.faults.push((kind, chance.log_uniform(10, 120) * SECOND));
         }
         self.faults.push((FaultKind::ReadFails, chance.log_uniform(10, 120) * SECOND));
-        if self.voters >= 3 && !self.server.reconfig {
+        if may_lie {
             self.faults.push((FaultKind::RolledBack, chance.log_uniform(10, 120) * SECOND));
         }
     }
@@ -143,6 +149,23 @@ impl Swarm {
             return self.draw_slow(chance);
         }
         if chance.happens(0.4) {
+            self.server.reconfig = true;
+            self.draw_changes(chance);
+        }
+        self.draw_rare(chance);
+    }
+
+    /// Followers serve observers, of which there are some. In some runs the members change; in others nothing is wrong.
+    fn serve_by_followers(&mut self, chance: &mut Chance) {
+        self.voters = chance.pick(&[2, 3, 3, 3, 4, 5]).copied().unwrap_or(3);
+        self.servers = (self.voters + 1 + chance.index(3)).min(7);
+        let bytes_max = chance.pick(&[1_000, 20_000, 32 << 20]).copied().unwrap_or(0);
+        let reconnect_ms = chance.pick(&[0, 0, 100, 2_000]).copied().unwrap_or(0);
+        self.server.observer_masters = Some(ObserverMasters { bytes_max, reconnect_ms });
+        if chance.happens(0.1) {
+            return self.calm_down();
+        }
+        if chance.happens(0.3) {
             self.server.reconfig = true;
             self.draw_changes(chance);
         }
@@ -172,6 +195,13 @@ impl Swarm {
         let mut voters = roster.voters();
         voters.pop_last();
         roster.is_quorum(&voters)
+    }
+
+    /// Nothing goes wrong, so nobody has a reason to leave a role.
+    fn calm_down(&mut self) {
+        (self.weather, self.operator, self.chaos) = (Weather::CALM, None, 20 * SECOND);
+        self.faults.clear();
+        self.clients.iter_mut().for_each(|(_, habits)| habits.dies = 0);
     }
 
     /// Some servers, and at least one, speak in another way.

@@ -63,6 +63,8 @@ pub enum Profile {
     Groups,
     /// An ensemble of two voters, and an oracle that may let one of them go on alone.
     Oracle,
+    /// An ensemble whose followers serve the observers.
+    ObserverMaster,
     /// An ensemble without faults.
     CalmEnsemble,
     /// An ensemble without faults whose leaders are asked to hand over.
@@ -75,7 +77,7 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile, by name.
-    pub const ALL: [(&'static str, Profile); 25] = [
+    pub const ALL: [(&'static str, Profile); 26] = [
         ("standard", Profile::Standard),
         ("light", Profile::Light),
         ("storage", Profile::Storage),
@@ -97,6 +99,7 @@ impl Profile {
         ("slow-member", Profile::SlowMember),
         ("groups", Profile::Groups),
         ("oracle", Profile::Oracle),
+        ("observer-master", Profile::ObserverMaster),
         ("calm-ensemble", Profile::CalmEnsemble),
         ("calm-hand-over", Profile::CalmHandOver),
         ("calm-reconfig", Profile::CalmReconfig),
@@ -272,6 +275,7 @@ impl Swarm {
             read_only: false,
             local_sessions: false,
             local_upgrade: false,
+            observer_masters: None,
         };
         let weather = Weather {
             floor: MS / 20,
@@ -338,7 +342,8 @@ impl Swarm {
             | Profile::Rejoin
             | Profile::Reconfig
             | Profile::Groups
-            | Profile::Oracle => [0.3, 0.15],
+            | Profile::Oracle
+            | Profile::ObserverMaster => [0.3, 0.15],
             Profile::CalmEnsemble => [0.0, 0.15],
             _ => return,
         };
@@ -382,6 +387,7 @@ impl Swarm {
             Profile::Ensemble | Profile::Election | Profile::Rejoin | Profile::Reconfig | Profile::Groups => {
                 0.2
             }
+            Profile::ObserverMaster => 0.4,
             _ => return,
         };
         if !chance.happens(often) {

@@ -15,7 +15,7 @@ fn truths() -> Vec<Record> {
     SEEDS.into_iter().map(|seed| record(seed, Profile::CutOff)).collect()
 }
 
-const SEEDS: [u64; 3] = [7, 10, 14];
+const SEEDS: [u64; 4] = [7, 10, 14, 23];
 
 /// Changes the reply to every call that is picked, one at a time; gives how many there were and how many lies passed.
 fn lies(pick: impl Fn(&Record, &Call) -> bool, lie: impl Fn(&mut Told)) -> (usize, usize) {

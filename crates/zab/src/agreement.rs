@@ -18,6 +18,7 @@ use crate::election::{self, Candidate, Election, Timing};
 use crate::history::History;
 use crate::leader::{HandOverRefused, Leader, Syncer};
 use crate::learner::Learner;
+use crate::masters::{Masters, ObserverMasters};
 use crate::quorum::{Oracle, Quorums};
 use crate::vote::Vote;
 
@@ -52,6 +53,8 @@ pub struct Setup {
     pub force_snapshot: bool,
     /// Whether the log may be read for learners.
     pub may_read_log: bool,
+    /// Whether followers serve observers.
+    pub observer_masters: Option<ObserverMasters>,
     /// Another number at each start.
     pub seed: u64,
 }
@@ -109,6 +112,7 @@ impl Agreement {
             force_snapshot: setup.force_snapshot,
             wants_snapshot: false,
             may_read_log: setup.may_read_log,
+            masters: setup.observer_masters.map(|settings| Masters::new(settings, setup.seed)),
             oracle: Oracle::Absent,
             asks_oracle: true,
             appending: VecDeque::new(),
@@ -156,6 +160,17 @@ impl Agreement {
         });
     }
 
+    /// A link is open that an observer has asked for.
+    pub fn observer_link_opened(&mut self, now_ms: i64, link: LinkId) {
+        self.enter(now_ms, |role, cx| {
+            match role {
+                Role::Learning(learner) => learner.observer_came(cx, link),
+                _ => cx.out.push_back(Action::Close(link)),
+            }
+            Ok(())
+        });
+    }
+
     /// A dial came to nothing.
     pub fn dial_failed(&mut self, now_ms: i64, dial: u64) {
         self.enter(now_ms, |role, cx| match role {
@@ -171,7 +186,7 @@ impl Agreement {
                 leader.link_closed(cx, link);
                 leader.leave_when_handed_over(cx)
             }
-            Role::Learning(learner) => learner.link_closed(link),
+            Role::Learning(learner) => learner.link_closed(cx, link),
             _ => Ok(()),
         });
     }
@@ -200,8 +215,10 @@ impl Agreement {
     /// The log was read for a learner.
     pub fn log_read(&mut self, now_ms: i64, task: u64, records: Option<&[Proposal]>) {
         self.enter(now_ms, |role, cx| {
-            if let Role::Leading(leader) = role {
-                leader.log_read(cx, task, records);
+            match role {
+                Role::Leading(leader) => leader.log_read(cx, task, records),
+                Role::Learning(learner) => learner.log_read(cx, task, records),
+                _ => {}
             }
             Ok(())
         });
@@ -237,15 +254,19 @@ impl Agreement {
 
     /// A snapshot of everything up to `zxid` begins for a learner, and was announced to it.
     pub fn snapshot_begins(&mut self, link: LinkId, zxid: Zxid) {
-        if let Role::Leading(leader) = &mut self.role {
-            leader.snapshot_begins(&mut self.cx, link, zxid);
+        match &mut self.role {
+            Role::Leading(leader) => leader.snapshot_begins(&mut self.cx, link, zxid),
+            Role::Learning(learner) => learner.snapshot_begins(&mut self.cx, link, zxid),
+            _ => {}
         }
     }
 
     /// The last byte of a learner's snapshot is on its way.
     pub fn snapshot_sent(&mut self, link: LinkId) {
-        if let Role::Leading(leader) = &mut self.role {
-            leader.snapshot_sent(&self.cx, link);
+        match &mut self.role {
+            Role::Leading(leader) => leader.snapshot_sent(&self.cx, link),
+            Role::Learning(learner) => learner.snapshot_sent(&self.cx, link),
+            _ => {}
         }
     }
 
@@ -412,13 +433,22 @@ impl Agreement {
         true
     }
 
-    /// Sends a packet to a learner, if it is still there.
+    /// Sends a packet to a learner, or to an observer that this follower serves, if it is still there.
     pub fn send_to_learner(&mut self, link: LinkId, packet: PeerPacket) {
-        if let Role::Leading(leader) = &self.role
-            && leader.has_link(link)
-        {
+        let is_there = match &self.role {
+            Role::Leading(leader) => leader.has_link(link),
+            Role::Learning(learner) => learner.serves(link),
+            _ => false,
+        };
+        if is_there {
             self.cx.send(link, packet);
         }
+    }
+
+    /// Whether this server learns by way of a follower, which its leader knows alone.
+    #[must_use]
+    pub fn learns_from_master(&self) -> bool {
+        matches!(&self.role, Role::Learning(learner) if learner.is_by_master())
     }
 
     /// This server.
@@ -458,11 +488,12 @@ impl Agreement {
         }
     }
 
-    /// Of a leader: voting learners that are level, and all that are.
+    /// Of a leader: voting learners that are level, and all that are. Of a follower: none, and the observers that it serves.
     #[must_use]
     pub fn learners(&self) -> (usize, usize) {
         match &self.role {
             Role::Leading(leader) => leader.learners(&self.cx),
+            Role::Learning(learner) => (0, learner.served()),
             _ => (0, 0),
         }
     }
@@ -689,6 +720,7 @@ mod tests {
             emptied: false,
             force_snapshot: false,
             may_read_log: true,
+            observer_masters: None,
             seed: 1,
         });
         agreement.start(0);

@@ -9,6 +9,7 @@ use oxkeeper_proto::{EnsembleConfig, Epoch, ServerId, SessionId, Zxid};
 
 use crate::durable::{Durable, LinkId, Proposal, Ticket};
 use crate::history::History;
+use crate::masters::Masters;
 use crate::quorum::{Oracle, Quorums};
 
 /// The times that an ensemble goes by, and what it keeps in memory.
@@ -53,15 +54,26 @@ pub enum EnsembleChange {
     Leader(ServerId),
 }
 
+/// Where a server is reached by learners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PeerPort {
+    /// A leader's port for all learners.
+    Quorum,
+    /// A follower's port for observers: `observerMasterPort`, the same number on every server.
+    ObserverMaster,
+}
+
 /// Something that is to be done, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send a vote.
     Notify(ServerId, Notification),
-    /// Connect to the quorum port of a leader.
+    /// Connect to a leader, or to a follower that serves observers.
     Dial {
         /// Which.
         server: ServerId,
+        /// Where.
+        port: PeerPort,
         /// The number of the attempt.
         dial: u64,
     },
@@ -71,6 +83,8 @@ pub enum Action {
     Close(LinkId),
     /// Open or close the quorum port.
     Listen(bool),
+    /// Open or close the port for observers.
+    ListenForObservers(bool),
     /// Make something durable.
     Durable(Ticket, Durable),
     /// Read the log from the newest transaction that is not after this one.
@@ -115,7 +129,8 @@ pub enum Action {
     Touched(LinkId, Vec<(SessionId, i32)>),
     /// A learner asks for a session.
     Revalidate(LinkId, SessionId, i32),
-    /// The leader says that the client of a session has come to another server.
+    /// The leader says that the client of a session has come to another server; or a follower, by session 0, that the leader
+    /// knows of the sessions here.
     Moved(SessionId),
     /// The leader says whether a session lives.
     Revalidated(SessionId, bool),
@@ -174,6 +189,8 @@ pub(crate) struct Common {
     /// This server's state went wrong: only a snapshot of the leader's will do.
     pub(crate) wants_snapshot: bool,
     pub(crate) may_read_log: bool,
+    /// Whom it goes to as an observer, and that it serves observers as a follower; `None` if followers serve nobody.
+    pub(crate) masters: Option<Masters>,
     /// What the oracle says, if there is one.
     pub(crate) oracle: Oracle,
     /// Whether it is asked now: not by a leader that a follower has joined.

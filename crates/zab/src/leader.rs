@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
 
+pub(crate) use broadcast::calls_to_vote;
 pub use hand_over::HandOverRefused;
 
 use crate::common::{Action, Common, EnsembleChange, Leave};

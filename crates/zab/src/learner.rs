@@ -1,17 +1,19 @@
 //! A learner: a follower, voting or not, or an observer. It finds out what epoch its leader leads in ([`discovery`]), is
-//! brought level ([`sync`]), and follows ([`follow`]).
+//! brought level ([`sync`]), and follows ([`follow`]). A follower may serve observers in its leader's place ([`master`]).
 //!
 //! Whatever it promises or acknowledges is on its disk first: history, then epoch, then the acknowledgement, each a
 //! step of its own.
 
 mod discovery;
 mod follow;
+mod master;
 mod sync;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use discovery::Patience;
+use master::{Master, Pendings};
 
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, ServerId, Zxid};
@@ -97,6 +99,12 @@ pub(crate) struct Learner {
     acks: VecDeque<(Ticket, Zxid)>,
     /// Whether it has told the leader that only the whole state will do.
     asks_for_all: bool,
+    /// Whether it goes to a follower that serves observers.
+    is_by_master: bool,
+    /// The epoch whose leader has handed over to this one: a follower that is still in it is to go as well.
+    left: Option<Epoch>,
+    /// What it has for observers, if it serves them.
+    master: Option<Box<Master>>,
 }
 
 impl Learner {
@@ -109,7 +117,7 @@ impl Learner {
             link: None,
             dial: 0,
             tries: 0,
-            patience: if by_hand_over { Patience::HANDED_OVER } else { Patience::ELECTED },
+            patience: Patience::of(cx, by_hand_over),
             started_ms: cx.now_ms,
             heard_ms: cx.now_ms,
             epoch: Epoch(0),
@@ -121,6 +129,9 @@ impl Learner {
             new_leader: None,
             acks: VecDeque::new(),
             asks_for_all: false,
+            is_by_master: false,
+            left: by_hand_over.then_some(cx.current),
+            master: None,
         };
         learner.dial(cx);
         learner
@@ -166,8 +177,63 @@ impl Learner {
         matches!(self.base, Base::Loading(_) | Base::Installing(_))
     }
 
-    pub(crate) fn link_closed(&self, link: LinkId) -> Result<(), Leave> {
-        if self.link == Some(link) { Err(Leave::because("the link to the leader broke")) } else { Ok(()) }
+    pub(crate) fn link_closed(&mut self, cx: &mut Common, link: LinkId) -> Result<(), Leave> {
+        if let Some(master) = &mut self.master {
+            master.link_closed(cx, link);
+        }
+        if self.link != Some(link) {
+            return Ok(());
+        }
+        if self.is_by_master && self.stage == Stage::AwaitsEpoch {
+            self.link = None;
+            return self.try_again(cx, "the link to a follower broke");
+        }
+        Err(Leave::because("the link to the leader broke"))
+    }
+
+    /// Whether what it is told comes by way of a follower.
+    pub(crate) fn is_by_master(&self) -> bool {
+        self.is_by_master
+    }
+
+    /// An observer has come.
+    pub(crate) fn observer_came(&mut self, cx: &mut Common, link: LinkId) {
+        match &mut self.master {
+            Some(master) => master.link_opened(cx, link),
+            None => cx.out.push_back(Action::Close(link)),
+        }
+    }
+
+    /// Whether this link is one of an observer's.
+    pub(crate) fn serves(&self, link: LinkId) -> bool {
+        self.master.as_ref().is_some_and(|master| master.has(link))
+    }
+
+    /// Observers that it serves.
+    pub(crate) fn served(&self) -> usize {
+        self.master.as_ref().map_or(0, |master| master.served())
+    }
+
+    /// The log was read for an observer.
+    pub(crate) fn log_read(&mut self, cx: &mut Common, task: u64, records: Option<&[Proposal]>) {
+        let agreed = Pendings(&self.pending).last_agreed(cx);
+        if let Some(master) = &mut self.master {
+            master.log_read(cx, task, records, agreed);
+        }
+    }
+
+    /// A snapshot of everything up to `zxid` begins for an observer, and was announced to it.
+    pub(crate) fn snapshot_begins(&mut self, cx: &mut Common, link: LinkId, zxid: Zxid) {
+        if let Some(master) = &mut self.master {
+            master.snapshot_begins(cx, link, zxid);
+        }
+    }
+
+    /// The last byte of an observer's snapshot is on its way.
+    pub(crate) fn snapshot_sent(&mut self, cx: &Common, link: LinkId) {
+        if let Some(master) = &mut self.master {
+            master.snapshot_sent(cx, link);
+        }
     }
 
     /// Takes a packet; `change` is what a transaction in it changes of the ensemble.
@@ -179,6 +245,9 @@ impl Learner {
         change: Option<EnsembleChange>,
     ) -> Result<(), Leave> {
         if self.link != Some(link) {
+            if let Some(master) = &mut self.master {
+                master.packet(cx, link, packet, &Pendings(&self.pending));
+            }
             return Ok(());
         }
         self.heard_ms = cx.now_ms;
@@ -257,10 +326,11 @@ impl Learner {
     }
 
     pub(crate) fn deadline_ms(&self, cx: &Common) -> i64 {
-        match self.stage {
+        let own = match self.stage {
             Stage::Dialling { again_at_ms: Some(at_ms) } => at_ms,
             _ => self.silence_limit(cx).map_or(i64::MAX, |limit_ms| self.heard_ms + limit_ms + 1),
-        }
+        };
+        self.master.as_ref().map_or(own, |master| own.min(master.deadline_ms()))
     }
 
     /// How long the leader may be silent now; `None` while it waits for us.
@@ -279,6 +349,9 @@ impl Learner {
         {
             self.dial(cx);
         }
+        if let Some(master) = &mut self.master {
+            master.tick(cx);
+        }
         if self.silence_limit(cx).is_some_and(|limit_ms| cx.now_ms - self.heard_ms > limit_ms) {
             return Err(Leave::because(format!("the leader was silent, {:?}", self.stage)));
         }
@@ -293,6 +366,9 @@ impl Learner {
     pub(crate) fn end(self, cx: &mut Common) -> (Vec<Proposal>, bool) {
         if let Some(link) = self.link.filter(|_| !is(Fault::OldLinkSurvives)) {
             cx.out.push_back(Action::Close(link));
+        }
+        if let Some(master) = self.master {
+            master.end(cx);
         }
         let is_logged = matches!(
             self.stage,

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::LearnerInfo;
 use oxkeeper_proto::peer::notification::{NOTIFICATION_VERSION, Notification, ServerState};
-use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Round, ServerId, Zxid};
+use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Round, ServerId, SessionId, Zxid};
 use oxkeeper_zab::{
-    Action, Agreement, Durable, EnsembleChange, Limits, LinkId, Proposal, Setup, Ticket, Timing,
+    Action, Agreement, Durable, EnsembleChange, Limits, LinkId, ObserverMasters, PeerPort, Proposal, Setup,
+    Ticket, Timing,
 };
 
 #[test]
@@ -147,6 +148,10 @@ fn start(words: &Words<'_>) -> Stage {
         emptied: words.has("emptied"),
         force_snapshot: words.has("force_snapshot"),
         may_read_log: true,
+        observer_masters: words.get("masters").map(|bytes| ObserverMasters {
+            bytes_max: bytes.parse().unwrap(),
+            reconnect_ms: words.number("reconnect"),
+        }),
         seed: 1,
     });
     server.start(0);
@@ -167,6 +172,16 @@ impl Stage {
             "link" => {
                 let link = self.new_link(words.at(1));
                 self.server.link_opened(now_ms, link, None);
+            }
+            "observer_link" => {
+                let link = self.new_link(words.at(1));
+                self.server.observer_link_opened(now_ms, link);
+            }
+            "observer_links" => {
+                for n in 0..words.at(1).parse().unwrap() {
+                    let link = self.new_link(&format!("n{n}"));
+                    self.server.observer_link_opened(now_ms, link);
+                }
             }
             "closed" => self.server.link_closed(now_ms, self.links[words.at(1)]),
             "disk" => self.do_disk(words),
@@ -318,10 +333,12 @@ impl Stage {
         while let Some(action) = self.server.next_action() {
             let line = match action {
                 Action::Notify(..) | Action::ConfigsChanged | Action::LearnerGone(_) => continue,
-                Action::Dial { server, dial } => {
+                Action::Dial { server, port, dial } => {
                     self.dial = dial;
-                    format!("dial {server}")
+                    let by = if port == PeerPort::ObserverMaster { " for observers" } else { "" };
+                    format!("dial {server}{by}")
                 }
+                Action::ListenForObservers(open) => format!("listen for observers {open}"),
                 Action::Send(link, packet) => format!("-> {}: {}", self.name(link), show_packet(&packet)),
                 Action::Close(link) => format!("close {}", self.name(link)),
                 Action::Listen(open) => format!("listen {open}"),
@@ -407,6 +424,9 @@ fn show_packet(packet: &PeerPacket) -> String {
         PeerPacket::CommitAndActivate { zxid, designated } => {
             format!("activate {} leader={designated}", show(*zxid))
         }
+        PeerPacket::InformAndActivate { zxid, designated, .. } => {
+            format!("inform and activate {} leader={designated}", show(*zxid))
+        }
         PeerPacket::NewLeader { epoch, .. } => format!("newleader {}", epoch.0),
         PeerPacket::UpToDate => "uptodate".into(),
         PeerPacket::Ack { zxid } => format!("ack {}", show(*zxid)),
@@ -439,6 +459,10 @@ fn packet(words: &Words<'_>, config: &EnsembleConfig) -> PeerPacket {
         "proposal" => PeerPacket::Proposal { zxid: first(), txn },
         "commit" => PeerPacket::Commit { zxid: first() },
         "inform" => PeerPacket::Inform { zxid: first(), txn },
+        "inform_activate" => PeerPacket::InformAndActivate { zxid: first(), designated: designated(), txn },
+        "revalidate" => {
+            PeerPacket::Revalidate { session: SessionId(words.number("session")), timeout_ms: 4000 }
+        }
         "activate" => PeerPacket::CommitAndActivate { zxid: first(), designated: designated() },
         "newleader" => {
             let epoch = Epoch(words.at(1).parse().unwrap());
@@ -476,6 +500,8 @@ fn every_planted_fault_is_found_by_its_script() {
         (Fault::SyncWithoutQuorum, "sync_waits_for_a_quorum"),
         (Fault::OldTimerSurvives, "old_timer_does_not_act"),
         (Fault::WipedVotes, "emptied_voter_does_not_promise"),
+        (Fault::InformBeforeCommit, "observer_of_a_follower_is_told_what_is_agreed"),
+        (Fault::CandidatesForgotten, "zookeeper_5088_observer_master_after_proposals"),
     ];
     for (fault, script) in found_by {
         let path = format!("{}/tests/agreement/{script}.txt", env!("CARGO_MANIFEST_DIR"));

@@ -8,8 +8,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use oxkeeper_node::{
     Answer, ConnId, Durable, Effects, EnsembleSettings, HandOverRefused, Input, LinkEffect, LinkId, Loader,
-    Node, Now, PeerInput, Proposal, Query, QueryId, Recovered, Role, Rules, Settings, SnapshotStep, Status,
-    Task, Ticket, Tree,
+    Node, Now, PeerInput, PeerPort, Proposal, Query, QueryId, Recovered, Role, Rules, Settings, SnapshotStep,
+    Status, Task, Ticket, Tree,
 };
 use oxkeeper_proto::ensemble::Member;
 use oxkeeper_proto::peer::notification::Notification;
@@ -103,6 +103,7 @@ struct Running {
     snapshot: VecDeque<SnapshotStep>,
     writing: Option<(Zxid, Vec<u8>)>,
     listens: bool,
+    serves_observers: bool,
     conns: u32,
     started_ms: i64,
 }
@@ -152,6 +153,8 @@ pub struct Ensemble {
     pub rng: Rng,
     pub config: Arc<EnsembleConfig>,
     pub change: fn(&mut Settings, &mut EnsembleSettings),
+    /// Packets that no host sends.
+    pub is_unheard_of: fn(&PeerPacket) -> bool,
     links: BTreeMap<u64, Link>,
     next_link: u64,
     votes: BTreeMap<(usize, usize), Notification>,
@@ -192,6 +195,7 @@ impl Ensemble {
             rng: Rng::with_seed(seed),
             config,
             change,
+            is_unheard_of: |_| false,
             links: BTreeMap::new(),
             next_link: 0,
             votes: BTreeMap::new(),
@@ -255,6 +259,7 @@ impl Ensemble {
             snapshot: VecDeque::new(),
             writing: None,
             listens: false,
+            serves_observers: false,
             conns: 0,
             started_ms: self.now_ms,
         });
@@ -327,6 +332,9 @@ impl Ensemble {
         if let Some(listens) = running.fx.peers.listen.take() {
             running.listens = listens;
         }
+        if let Some(serves) = running.fx.peers.listen_for_observers.take() {
+            running.serves_observers = serves;
+        }
         let links: Vec<LinkEffect> = running.fx.peers.links.drain(..).collect();
         let votes: Vec<_> = running.fx.peers.notifications.drain(..).collect();
         for conn in running.fx.dirty.drain(..).collect::<Vec<_>>() {
@@ -357,11 +365,14 @@ impl Ensemble {
             (0..2).find(|end| link.ends[*end] == (host, ensemble.hosts[host].lives))
         };
         match effect {
-            LinkEffect::Dial { server, dial } => {
+            LinkEffect::Dial { server, port, dial } => {
                 let other = self.hosts.iter().position(|host| host.id == server);
+                let is_open = |running: &Running| match port {
+                    PeerPort::Quorum => running.listens,
+                    PeerPort::ObserverMaster => running.serves_observers,
+                };
                 let there = other.filter(|other| {
-                    !self.is_cut(host, *other)
-                        && self.hosts[*other].running.as_ref().is_some_and(|running| running.listens)
+                    !self.is_cut(host, *other) && self.hosts[*other].running.as_ref().is_some_and(is_open)
                 });
                 let Some(other) = there else {
                     return self.step(host, Input::Peer(PeerInput::DialFailed { dial }));
@@ -376,9 +387,14 @@ impl Ensemble {
                         streams: [PeerStream::from_leader(FIELD_MAX), PeerStream::from_learner(FIELD_MAX)],
                     },
                 );
-                self.step(other, Input::Peer(PeerInput::LinkOpened { link, dial: None }));
+                let came = match port {
+                    PeerPort::Quorum => PeerInput::LinkOpened { link, dial: None },
+                    PeerPort::ObserverMaster => PeerInput::ObserverLinkOpened { link },
+                };
+                self.step(other, Input::Peer(came));
                 self.step(host, Input::Peer(PeerInput::LinkOpened { link, dial: Some(dial) }));
             }
+            LinkEffect::Send(_, packet) if (self.is_unheard_of)(&packet) => {}
             LinkEffect::Send(link, packet) => {
                 let Some(end) = end_of(self, link) else { return };
                 let mut bytes = Vec::new();
@@ -430,6 +446,17 @@ impl Ensemble {
     pub fn forge_from_leader(&mut self, learner: usize, packet: PeerPacket) {
         let link = self.link_to_leader(learner);
         self.step(learner, Input::Peer(PeerInput::Packet { link, packet }));
+    }
+
+    /// The open link that a host has dialled to another one, if there is one.
+    pub fn link_between(&self, from: usize, to: usize) -> Option<LinkId> {
+        let ends = [from, to].map(|host| (host, self.hosts[host].lives));
+        self.links.iter().rfind(|(_, link)| link.ends == ends).map(|(id, _)| LinkId(*id))
+    }
+
+    /// Tells a host that a packet came on a link.
+    pub fn packet_comes(&mut self, host: usize, link: LinkId, packet: PeerPacket) {
+        self.step(host, Input::Peer(PeerInput::Packet { link, packet }));
     }
 
     /// The newest link of a learner to its leader.

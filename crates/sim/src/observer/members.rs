@@ -137,6 +137,20 @@ impl Observer {
         }
     }
 
+    /// A follower tells an observer which configuration is in force: one that there is.
+    pub(super) fn config_told(&mut self, packet: &PeerPacket) {
+        let PeerPacket::NewLeader { config: Some(text), .. } = packet else { return };
+        let said = std::str::from_utf8(text).ok().and_then(Roster::parse);
+        let Some(said) = said.filter(|_| self.members.may_change) else { return };
+        self.config_seen(&said);
+        let current = self.config_version();
+        // Its leader may have had nobody to tell.
+        let is_agreed = said.version <= current || self.is_with_a_quorum(Zxid(said.version));
+        self.check(26, is_agreed, || {
+            format!("an observer is told of configuration {:x}, and {current:x} is in force", said.version)
+        });
+    }
+
     /// A transaction is offered for the first time.
     pub(super) fn offered(&mut self, zxid: Zxid, txn: &[u8]) {
         if zxid <= self.members.newest_offered || !self.members.may_change {

@@ -56,13 +56,9 @@ impl Observer {
         self.check_stream(server, link, packet);
         match packet {
             PeerPacket::Diff { zxid } | PeerPacket::Snap { zxid } | PeerPacket::Trunc { zxid } => {
-                self.reigns.offered.insert(link, Offer { epoch: 0, history: *zxid });
+                self.history_offered(link, *zxid);
             }
-            PeerPacket::Proposal { zxid, .. } => {
-                if let Some(offer) = self.reigns.offered.get_mut(&link).filter(|offer| offer.epoch == 0) {
-                    offer.history = offer.history.max(*zxid);
-                }
-            }
+            PeerPacket::Proposal { zxid, .. } => self.history_grows(link, *zxid),
             PeerPacket::NewLeader { epoch, .. } => self.new_leader(server, link, *epoch, disk),
             PeerPacket::UpToDate => {
                 if let Some(offer) = self.reigns.offered.get(&link).copied()
@@ -85,6 +81,41 @@ impl Observer {
             }
             _ => {}
         }
+    }
+
+    /// What brings a learner level ends there, so far.
+    pub(super) fn history_offered(&mut self, link: LinkId, history: Zxid) {
+        self.reigns.offered.insert(link, Offer { epoch: 0, history });
+    }
+
+    /// What brings a learner level goes on.
+    pub(super) fn history_grows(&mut self, link: LinkId, zxid: Zxid) {
+        if let Some(offer) = self.reigns.offered.get_mut(&link).filter(|offer| offer.epoch == 0) {
+            offer.history = offer.history.max(zxid);
+        }
+    }
+
+    /// What brings a learner level is complete, in this epoch.
+    pub(super) fn epoch_offered(&mut self, link: LinkId, epoch: Epoch) {
+        self.reigns.offered.entry(link).or_default().epoch = epoch.0;
+    }
+
+    /// Whether an epoch has begun and is a server's current one on its disk.
+    pub(super) fn is_established(&self, epoch: Epoch, disk: &SimDisk) -> bool {
+        self.reigns.is_established(epoch.0) && durable_epochs(disk).1 == Some(epoch.0)
+    }
+
+    /// Up to where everything is agreed, as far as a server in the epoch on its disk can know.
+    pub(super) fn agreed_upto(&self, disk: &SimDisk) -> Zxid {
+        let (_, current) = durable_epochs(disk);
+        let begun = current.filter(|epoch| self.reigns.is_established(*epoch));
+        let history = begun.and_then(|epoch| self.reigns.begun.get(&epoch)).map_or(Zxid::ZERO, |(_, at)| *at);
+        self.reigns.committed.max(history)
+    }
+
+    /// Whether a quorum of voters has a transaction on its disks.
+    pub(super) fn is_with_a_quorum(&self, zxid: Zxid) -> bool {
+        self.lacking(zxid, &self.numbers(|server| self.holds(server, zxid))) == 0
     }
 
     /// An epoch is established when a quorum of voters has it on its disks.

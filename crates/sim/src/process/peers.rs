@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use oxkeeper_node::{Input, LinkEffect, LinkId as PeerLink, PeerInput};
+use oxkeeper_node::{Input, LinkEffect, LinkId as PeerLink, PeerInput, PeerPort};
 use oxkeeper_proto::peer::initial::InitialMessage;
 use oxkeeper_proto::peer::notification::{ElectionItem, ElectionStream, Notification};
 use oxkeeper_proto::peer::stream::{PeerItem, PeerStream};
@@ -21,6 +21,7 @@ use crate::world::Stage;
 #[derive(Debug)]
 struct QuorumLink {
     side: Side,
+    port: Port,
     /// The number of the dial that is not answered yet.
     dial: Option<u64>,
     stream: PeerStream,
@@ -60,12 +61,13 @@ pub(super) struct Peers {
 const SLICE_ROOM: usize = 64 << 10;
 
 impl Peers {
-    /// Links that this server has asked for, and those that came to it. A dial that is not answered yet is no link: when
-    /// it is, the node closes it.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        let open = self.links.values().filter(|link| link.dial.is_none());
-        let (dialled, accepted): (Vec<_>, Vec<_>) = open.partition(|link| link.side == Side::Dialler);
-        (dialled.len(), accepted.len())
+    /// Links that this server has asked for, those that came to its quorum port, and those of observers that it serves. A
+    /// dial that is not answered yet is no link: when it is, the node closes it.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        let open = || self.links.values().filter(|link| link.dial.is_none());
+        let accepted = |port| open().filter(|link| link.side == Side::Acceptor && link.port == port).count();
+        let dialled = open().filter(|link| link.side == Side::Dialler).count();
+        [dialled, accepted(Port::Quorum), accepted(Port::ObserverMaster)]
     }
 
     pub(super) fn has(&self, link: LinkId) -> bool {
@@ -92,16 +94,22 @@ impl Server {
         if let Arrival::Accepted { port: Port::Election, .. } = arrival {
             let listened = Listened { from: None, stream: ElectionStream::accepted() };
             process.peers.listened.insert(link, listened);
-        } else if let Arrival::Accepted { .. } = arrival {
+        } else if let Arrival::Accepted { port, .. } = arrival {
             let opened = QuorumLink {
                 side,
+                port,
                 dial: None,
                 stream: PeerStream::from_learner(RECORD_BYTES_MAX),
                 out: Vec::new(),
                 wants_room: false,
             };
             process.peers.links.insert(link, opened);
-            self.step(stage, Input::Peer(PeerInput::LinkOpened { link: PeerLink(link.0), dial: None }));
+            let link = PeerLink(link.0);
+            let came = match port {
+                Port::ObserverMaster => PeerInput::ObserverLinkOpened { link },
+                _ => PeerInput::LinkOpened { link, dial: None },
+            };
+            self.step(stage, Input::Peer(came));
         } else if process.peers.links.contains_key(&link) {
             self.on_quorum_link(stage, link, arrival);
         } else if process.peers.listened.contains_key(&link) {
@@ -253,6 +261,9 @@ impl Server {
         if let Some(listens) = process.fx.peers.listen.take() {
             stage.net.listen(Host::Server(self.index), Port::Quorum, listens);
         }
+        if let Some(listens) = process.fx.peers.listen_for_observers.take() {
+            stage.net.listen(Host::Server(self.index), Port::ObserverMaster, listens);
+        }
         // The configuration does not change here.
         process.fx.peers.members = None;
         for (to, notification) in std::mem::take(&mut process.fx.peers.notifications) {
@@ -271,7 +282,7 @@ impl Server {
     fn link_effect(&mut self, stage: &mut Stage, effect: LinkEffect) {
         let Some(process) = &mut self.process else { return };
         match effect {
-            LinkEffect::Dial { server, dial } => {
+            LinkEffect::Dial { server, port, dial } => {
                 let older: Vec<LinkId> =
                     process.peers.links.iter().filter(|(_, l)| l.dial.is_some()).map(|(id, _)| *id).collect();
                 for link in older {
@@ -279,9 +290,14 @@ impl Server {
                     stage.net.close(&mut stage.queue, link, Side::Dialler);
                 }
                 let (from, to) = (Host::Server(self.index), Host::Server(index_of(server)));
-                let link = stage.net.dial(&mut stage.queue, from, to, Port::Quorum);
+                let port = match port {
+                    PeerPort::Quorum => Port::Quorum,
+                    PeerPort::ObserverMaster => Port::ObserverMaster,
+                };
+                let link = stage.net.dial(&mut stage.queue, from, to, port);
                 let dialled = QuorumLink {
                     side: Side::Dialler,
+                    port,
                     dial: Some(dial),
                     stream: PeerStream::from_leader(RECORD_BYTES_MAX),
                     out: Vec::new(),
@@ -354,7 +370,12 @@ impl Server {
         let Some(known) = process.peers.links.get_mut(&link) else { return };
         let now = stage.queue.now();
         stage.trace.note(now, || format!("server {} -> {link:?} {}", self.index, brief(packet)));
-        stage.observer.packet_sent(self.index, link, packet, &self.disk);
+        match (known.side, known.port) {
+            (Side::Acceptor, Port::ObserverMaster) => {
+                stage.observer.told_observer(self.index, link, packet, &self.disk);
+            }
+            _ => stage.observer.packet_sent(self.index, link, packet, &self.disk),
+        }
         packet.encode(&mut known.out);
         self.flush_link(stage, link);
     }

@@ -61,6 +61,7 @@ const HABITS: ServerHabits = ServerHabits {
     read_only: false,
     local_sessions: false,
     local_upgrade: false,
+    observer_masters: None,
 };
 
 /// Whole servers, of whom only that happens which is picked.

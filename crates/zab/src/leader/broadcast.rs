@@ -275,7 +275,7 @@ impl Leader {
 
 /// Whether a reconfiguration makes a voter of this server. One that observes must hear of it while it is only offered:
 /// it is to be agreed by those who will vote, and perhaps not without this one. Java's observers pass over it.
-pub(super) fn calls_to_vote(change: Option<&EnsembleChange>, observer: ServerId) -> bool {
+pub(crate) fn calls_to_vote(change: Option<&EnsembleChange>, observer: ServerId) -> bool {
     matches!(change, Some(EnsembleChange::Members(new)) if new.is_voter(observer))
 }
 

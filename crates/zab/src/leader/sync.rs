@@ -4,11 +4,11 @@
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{PeerPacket, Zxid};
 
-use super::broadcast::calls_to_vote;
-use super::{Leader, Outstanding, Phase, Stage};
-use crate::common::{Action, Common, Leave};
+use super::{Leader, Outstanding, Phase, Stage, calls_to_vote};
+use crate::common::{Common, Leave};
 use crate::durable::{LinkId, Proposal};
 use crate::history::{SyncFacts, SyncPlan};
+use crate::level::{self, Beginning, describe, send_agreed};
 
 impl Leader {
     /// Decides what a learner lacks.
@@ -46,25 +46,11 @@ impl Leader {
     fn carry_out(&mut self, cx: &mut Common, link: LinkId, plan: SyncPlan) {
         let Some(peer) = self.peers.get_mut(&link) else { return };
         tracing::info!("Server {} is at {}: {}", peer.server, peer.last, describe(&plan));
-        let (first, txns, upto) = match plan {
-            SyncPlan::Diff { upto, txns } => (PeerPacket::Diff { zxid: upto }, txns, upto),
-            SyncPlan::Trunc { to, txns } => {
-                let upto = txns.last().map_or(to, |last| last.zxid);
-                (PeerPacket::Trunc { zxid: to }, txns, upto)
-            }
-            SyncPlan::Snap => {
-                peer.stage = Stage::AwaitsSnapshot;
-                return cx.out.push_back(Action::StreamSnapshot(link));
-            }
-            SyncPlan::ReadLog { from } => {
-                let task = cx.next_task();
-                peer.stage = Stage::LogRead(task);
-                return cx.out.push_back(Action::ReadLog { task, from });
-            }
-        };
-        cx.send(link, first);
-        send_agreed(cx, link, txns);
-        self.forward_from(cx, link, upto);
+        match level::begin(cx, link, plan) {
+            Beginning::Sent(upto) => self.forward_from(cx, link, upto),
+            Beginning::AwaitsSnapshot => peer.stage = Stage::AwaitsSnapshot,
+            Beginning::LogRead(task) => peer.stage = Stage::LogRead(task),
+        }
     }
 
     /// A snapshot of everything up to `zxid` begins for a learner, and was announced to it: what is newer goes out
@@ -144,23 +130,6 @@ impl Leader {
                 cx.send(link, out.proposal.offer());
             }
         }
-    }
-}
-
-/// Sends transactions as agreed ones.
-fn send_agreed(cx: &mut Common, link: LinkId, txns: Vec<Proposal>) {
-    for txn in txns {
-        cx.send(link, txn.offer());
-        cx.send(link, PeerPacket::Commit { zxid: txn.zxid });
-    }
-}
-
-fn describe(plan: &SyncPlan) -> String {
-    match plan {
-        SyncPlan::Diff { upto, txns } => format!("DIFF to {upto}, {} transactions", txns.len()),
-        SyncPlan::Trunc { to, txns } => format!("TRUNC to {to}, {} transactions", txns.len()),
-        SyncPlan::Snap => "SNAP".into(),
-        SyncPlan::ReadLog { from } => format!("the log is read from {from} on"),
     }
 }
 

@@ -3,6 +3,7 @@
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{PeerPacket, ServerId, Zxid};
 
+use super::master::Pendings;
 use super::{Learner, Pending, Stage};
 use crate::common::{Action, Common, EnsembleChange, Leave, PENDING_BYTES_EACH};
 use crate::history::follows;
@@ -38,6 +39,9 @@ impl Learner {
             return if is_agreed { self.agreed(cx, zxid, None) } else { Ok(()) };
         }
         let ticket = cx.log(pending.proposal.clone());
+        if let Some(master) = &self.master {
+            master.offered(cx, &pending);
+        }
         self.pending.push_back(pending);
         if is_agreed {
             return self.agreed(cx, zxid, None);
@@ -115,6 +119,7 @@ impl Learner {
         let Some(Pending { proposal, change, designated }) = self.pending.pop_front() else { return Ok(()) };
         self.pending_bytes -= proposal.payload.len() + PENDING_BYTES_EACH;
         let zxid = proposal.zxid;
+        let told = self.master.is_some().then(|| proposal.clone());
         if let Some(EnsembleChange::Members(config)) = &change
             && designated.is_some()
         {
@@ -129,6 +134,12 @@ impl Learner {
             cx.out.push_back(Action::Apply(proposal));
         } else {
             cx.apply(proposal);
+        }
+        // Also if this server leaves now: what is agreed is agreed, and says where to go.
+        let agreed = Pendings(&self.pending).last_agreed(cx);
+        if let (Some(master), Some(proposal)) = (&mut self.master, told) {
+            let activates = designated.filter(|_| matches!(change, Some(EnsembleChange::Members(_))));
+            master.applied(cx, proposal, activates, agreed);
         }
         // Only this leader's own word counts: an earlier one's is history.
         if let Some(EnsembleChange::Leader(successor)) = change

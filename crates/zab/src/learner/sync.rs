@@ -7,6 +7,7 @@ use std::sync::Arc;
 use oxkeeper_planted::{Fault, is};
 use oxkeeper_proto::{EnsembleConfig, Epoch, PeerPacket, Zxid};
 
+use super::master::Master;
 use super::{Base, Learner, Pending, Stage};
 use crate::common::{Action, Common, EnsembleChange, Leave};
 use crate::durable::{Durable, Proposal};
@@ -200,6 +201,13 @@ impl Learner {
         cx.last_applied = cx.last_applied.max(self.epoch.start());
         self.acknowledge_history(cx);
         cx.out.push_back(Action::Serve(self.epoch));
+        self.take_configuration(cx)?;
+        self.begin_to_serve_observers(cx);
+        Ok(())
+    }
+
+    /// Puts the configuration in force that came with NEWLEADER.
+    fn take_configuration(&mut self, cx: &mut Common) -> Result<(), Leave> {
         let Some(Some(config)) = self.new_leader.take() else { return Ok(()) };
         // Java's leaders send the newest configuration that they have seen, agreed or not.
         let on_its_way = |pending: &Pending| matches!(&pending.change, Some(EnsembleChange::Members(new)) if new.version == config.version);
@@ -218,5 +226,15 @@ impl Learner {
             return Err(Leave::because("the configuration changes the leader"));
         }
         Ok(())
+    }
+
+    /// A follower that is told to serves observers, whether it votes or not; an observer has found somebody who serves it.
+    fn begin_to_serve_observers(&mut self, cx: &mut Common) {
+        let Some(masters) = &mut cx.masters else { return };
+        let bytes_max = masters.settings.bytes_max;
+        if self.observes {
+            return masters.found();
+        }
+        self.master = Some(Box::new(Master::new(cx, self.epoch, self.last_offered, bytes_max)));
     }
 }

@@ -234,6 +234,7 @@ impl Agreements {
             emptied: false,
             force_snapshot: self.snapshots,
             may_read_log: true,
+            observer_masters: None,
             seed: 1,
         });
         if self.choices.is_some() {
@@ -277,7 +278,7 @@ impl Agreements {
                 Action::Notify(_, notification) if notification.state == ServerState::Looking => {
                     one.vote = Some(notification);
                 }
-                Action::Dial { server: leader, dial } => one.dial = Some((index(leader), dial)),
+                Action::Dial { server: leader, dial, .. } => one.dial = Some((index(leader), dial)),
                 Action::Send(link, packet) => {
                     self.check_send(world, server, link, &packet)?;
                     send(world, server, link, Item::Packet(packet));
