@@ -65,7 +65,6 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::CounterOverflows, Profile::Rollover, 20),
     grade(Fault::WeightsIgnored, Profile::Groups, 100),
     grade(Fault::GroupsIgnored, Profile::Groups, 100),
-    grade(Fault::WeightZeroInsists, Profile::Groups, 500),
     grade(Fault::OracleOfBoth, Profile::Oracle, 50),
     grade(Fault::OracleAskedBeside, Profile::Oracle, 200),
     grade(Fault::EpochOfBoth, Profile::Oracle, 200),
