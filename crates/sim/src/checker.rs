@@ -356,7 +356,7 @@ impl Replay<'_> {
             match &request {
                 Request::Sync { .. } => return self.compare(call, told, Err(ErrorCode::NOTREADONLY)),
                 // It need not have heard yet which configuration is in force.
-                Request::GetData { path, .. } if self.rules.reconfig && *path == CONFIG => return Ok(()),
+                request if self.rules.reconfig && shows_config(request) => return Ok(()),
                 _ => {}
             }
         }
@@ -506,4 +506,16 @@ fn check_real_time(history: &History, rules: &Rules, placed: &BTreeSet<usize>) -
         }
     }
     Ok(())
+}
+
+/// Whether a reply shows something of the znode that holds the configuration.
+fn shows_config(request: &Request<'_>) -> bool {
+    match request {
+        Request::GetData { path, .. }
+        | Request::Exists { path, .. }
+        | Request::GetAcl { path }
+        | Request::GetChildren2 { path, .. } => *path == CONFIG,
+        Request::MultiRead(reads) => reads.iter().any(shows_config),
+        _ => false,
+    }
 }

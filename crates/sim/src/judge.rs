@@ -121,9 +121,10 @@ impl Judge {
         }
     }
 
-    /// Nothing goes wrong any more.
-    pub fn be_late(&mut self) {
+    /// Nothing goes wrong any more. It looks soon: the look that is planned may be a long time off.
+    pub fn be_late(&mut self, stage: &mut Stage) {
         self.is_late = true;
+        self.plan(stage);
     }
 }
 

@@ -278,7 +278,7 @@ fn heal(world: &mut World) {
     let now = world.stage.queue.now();
     world.stage.trace.note(now, || "everything is healed".to_owned());
     world.planner.heal(&mut world.stage, &mut world.servers);
-    world.judge.be_late();
+    world.judge.be_late(&mut world.stage);
     world.operator.stop(&mut world.stage, &mut world.servers);
     for client in &mut world.clients {
         client.fall_quiet();
