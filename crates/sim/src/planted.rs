@@ -39,7 +39,7 @@ pub const GRADES: &[Grade] = &[
     grade(Fault::CallLostOnReconnect, Profile::Standard, 50),
     grade(Fault::AckBeforeSync, Profile::Ensemble, 20),
     grade(Fault::NewLeaderBeforeHistory, Profile::Election, 50),
-    grade(Fault::EpochBeforeHistory, Profile::Rejoin, 500),
+    grade(Fault::EpochBeforeHistory, Profile::Rejoin, 2000),
     grade(Fault::EpochAfterAck, Profile::Election, 50),
     grade(Fault::AcceptedEpochUnsynced, Profile::Election, 300),
     grade(Fault::EpochDirectoryUnsynced, Profile::Election, 50),
