@@ -60,6 +60,23 @@ pub struct Habits {
     pub reads_only: bool,
 }
 
+impl Habits {
+    /// One who stays what and where it is, and whose session outlives most troubles.
+    #[must_use]
+    pub fn patient(tick_ms: i64, pause: Nanos, pipeline: usize) -> Habits {
+        Habits {
+            timeout_ms: i32::try_from(tick_ms * 20).unwrap_or(i32::MAX),
+            pause,
+            pipeline,
+            users: Vec::new(),
+            restless: 0,
+            moves: 0,
+            dies: 0,
+            reads_only: false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Between two attempts, or for good.

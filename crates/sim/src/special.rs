@@ -231,16 +231,7 @@ impl Swarm {
             self.faults.retain(|(other, _)| *other != kind);
             self.faults.push((kind, chance.log_uniform(8, 40) * SECOND));
         }
-        let habits = Habits {
-            timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
-            pause: SECOND / 15,
-            pipeline: 2,
-            users: Vec::new(),
-            restless: 0,
-            moves: 10,
-            dies: 0,
-            reads_only: false,
-        };
+        let habits = Habits { moves: 10, ..Habits::patient(self.server.tick_ms, SECOND / 15, 2) };
         let kinds = [Kind::Grow, Kind::Grow, Kind::Append, Kind::Multi, Kind::Acl, Kind::Ephemeral];
         self.clients = kinds.into_iter().map(|kind| (kind, habits.clone())).collect();
     }
@@ -255,16 +246,7 @@ impl Swarm {
         let others = chance.happens(0.3);
         self.faults.retain(|_| others);
         self.faults.push((FaultKind::LeaderCutOff, chance.within(12..25) * SECOND));
-        let habits = Habits {
-            timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
-            pause: SECOND / 10,
-            pipeline: 4,
-            users: Vec::new(),
-            restless: 0,
-            moves: 10,
-            dies: 0,
-            reads_only: false,
-        };
+        let habits = Habits { moves: 10, ..Habits::patient(self.server.tick_ms, SECOND / 10, 4) };
         // A write that the old leader cannot end holds up the syncs behind it, so there are few who write.
         let writers = 1 + chance.index(3);
         let kind = |client| if client < writers { Kind::Register } else { Kind::Fresh };

@@ -366,16 +366,7 @@ impl Swarm {
         self.servers = self.voters;
         let all = [Trouble::Disk, Trouble::Network, Trouble::Falls, Trouble::Pauses];
         self.slow = chance.pick(&all).map(|trouble| (*trouble, chance.bits()));
-        let habits = Habits {
-            timeout_ms: i32::try_from(self.server.tick_ms * 20).unwrap_or(i32::MAX),
-            pause: SECOND / 4,
-            pipeline: 4,
-            users: Vec::new(),
-            restless: 0,
-            moves: 0,
-            dies: 0,
-            reads_only: false,
-        };
+        let habits = Habits::patient(self.server.tick_ms, SECOND / 4, 4);
         self.without = 0;
         self.clients = (0..6).map(|_| (Kind::Register, habits.clone())).collect();
     }
