@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use oxkeeper_node::{Node, OUTBOX_BYTES, Proposal, Role};
 use oxkeeper_proto::{
-    ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
+    ConnectRequest, ConnectResponse, OpCode, Reader, ReplyHeader, RequestHeader, SessionId, TxnHeader, Zxid,
 };
 use oxkeeper_storage::SimDisk;
 
@@ -371,7 +371,14 @@ impl Observer {
         }
         match session {
             None => {
+                let is_first = !self.asked.contains_key(&link);
                 self.asked.entry(link).or_insert(now);
+                // Taking a session up is a sign of its life, also if the answer is never seen.
+                if let Ok(request) = ConnectRequest::decode(frame)
+                    && is_first
+                {
+                    self.heard_of(request.session_id, now);
+                }
             }
             // What a learner hears its leader does not know yet.
             Some(session)

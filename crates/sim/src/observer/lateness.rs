@@ -104,7 +104,7 @@ impl Observer {
 
 #[cfg(test)]
 mod tests {
-    use oxkeeper_proto::Xid;
+    use oxkeeper_proto::{ConnectRequest, Xid};
 
     use super::*;
     use crate::network::LinkId;
@@ -135,6 +135,24 @@ mod tests {
         assert!(!ends_late(5 * SECOND, 17 * SECOND, 0));
         assert!(ends_late(5 * SECOND, 17 * SECOND + MS, 0));
         assert!(!ends_late(5 * SECOND, 30 * SECOND, 18 * SECOND), "its server stood still");
+    }
+
+    #[test]
+    fn taking_a_session_up_is_a_sign_of_its_life_though_nobody_sees_the_answer() {
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: Zxid(3),
+            timeout_ms: 10_000,
+            session_id: SESSION,
+            password: Some(&[1; 16]),
+            read_only: None,
+        };
+        let mut frame = Vec::new();
+        request.encode(&mut frame);
+        let mut observer = watched(5 * SECOND);
+        observer.heard(0, LinkId(9), &frame, 8 * SECOND);
+        assert_eq!(observer.overdue(0, SESSION, 20 * SECOND, 1.0), None);
+        assert!(observer.overdue(0, SESSION, 20 * SECOND + MS, 1.0).is_some());
     }
 
     #[test]
