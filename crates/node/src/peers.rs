@@ -3,11 +3,12 @@
 //! # The contract
 //!
 //! *Notifications* travel by server, may be lost, doubled and late; only the newest to a server matters. *Links* are
-//! the connections of the quorum port, and of the port at which followers serve observers. Each is a FIFO: packets go out in the order in which they stand in
-//! [`PeerEffects::links`], and come in by [`Input::Packet`](crate::Input::Packet). A link is one of two kinds:
-//! *accepted*, by a server whose quorum port is open while [`PeerEffects::listen`] said so last, or whose port for
-//! observers is, by [`PeerEffects::listen_for_observers`], which has an input of its own; or *dialled*, by
-//! [`LinkEffect::Dial`], which the driver answers by `LinkOpened` or `DialFailed` with the same number. The driver
+//! the connections of the quorum port, and of the port at which followers serve observers. Each is a FIFO: packets go
+//! out in the order in which they stand in [`PeerEffects::links`], and come in by
+//! [`Input::Packet`](crate::Input::Packet). A link is one of two kinds: *accepted*, by a server whose quorum port is
+//! open while [`PeerEffects::listen`] said so last, or whose port for observers is, by
+//! [`PeerEffects::listen_for_observers`], which has an input of its own; or *dialled*, by [`LinkEffect::Dial`], which
+//! the driver answers by `LinkOpened` or `DialFailed` with the same number. The driver
 //! names links; it never uses a name again. After [`LinkEffect::Close`] or `LinkClosed` a link is never heard of
 //! again on either side; what was sent before a `Close` may be lost. A driver may close a link for reasons of its own
 //! (a broken socket, a reader that is too slow); it runs no protocol timers: those are the node's.
