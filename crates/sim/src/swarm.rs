@@ -149,7 +149,13 @@ impl Profile {
             // Nobody could tell a log that lost something from a whole one.
             return false;
         }
-        !self.is_calm() && (has_others || !(kind.needs_others() || kind.is_special()))
+        // Where members change no disk is lost, nor what is on it.
+        let is_of_lost_disks =
+            matches!(kind, FaultKind::SnapshotRots | FaultKind::Wipe | FaultKind::RolledBack)
+                || FaultKind::LIES.contains(&kind);
+        !self.is_calm()
+            && (has_others || !(kind.needs_others() || kind.is_special()))
+            && !(self.is_of_change() && is_of_lost_disks)
     }
 
     fn is_calm(self) -> bool {
