@@ -7,23 +7,13 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod ensemble;
 
+use ensemble::asks::{OK, create, exists};
 use ensemble::{Ensemble, Seen};
 use oxkeeper_node::{DigestAlgorithm, DigestPolicy, EnsembleSettings, Settings, digest_id};
 use oxkeeper_proto::{
     AclList, Create, ErrorCode, OpCode, PeerPacket, Reconfig, Request, SessionId, Txn, TxnDigest, TxnHeader,
     TxnRecord, Xid,
 };
-
-const OK: ErrorCode = ErrorCode::OK;
-
-fn create(path: &str, flags: i32) -> Request<'_> {
-    let acl = Some(AclList::OPEN);
-    Request::Create(Create { op: OpCode::Create, path: path.into(), data: None, acl, flags, ttl: -1 })
-}
-
-fn exists(path: &str) -> Request<'_> {
-    Request::Exists { path: path.into(), watch: false }
-}
 
 #[test]
 fn three_servers_elect_and_replicate() {

@@ -5,24 +5,10 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod ensemble;
 
+use ensemble::asks::{OK, create, exists, sync};
 use ensemble::{At, Ensemble, Seen};
 use oxkeeper_node::{EnsembleSettings, HandOverRefused, Input, Role, Scarcity, Settings};
-use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, Request, ServerId, SessionId};
-
-const OK: ErrorCode = ErrorCode::OK;
-
-fn create(path: &str, flags: i32) -> Request<'_> {
-    let acl = Some(AclList::OPEN);
-    Request::Create(Create { op: OpCode::Create, path: path.into(), data: None, acl, flags, ttl: -1 })
-}
-
-fn exists(path: &str) -> Request<'_> {
-    Request::Exists { path: path.into(), watch: false }
-}
-
-fn sync() -> Request<'static> {
-    Request::Sync { path: Some("/".into()) }
-}
+use oxkeeper_proto::{ErrorCode, Request, ServerId, SessionId};
 
 /// A client that asks one thing after the other and does not wait for answers.
 struct Busy {

@@ -5,20 +5,10 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod ensemble;
 
+use ensemble::asks::{OK, create, exists};
 use ensemble::{Ensemble, Seen};
 use oxkeeper_node::{EnsembleSettings, Input, Role, Settings};
-use oxkeeper_proto::{AclList, ConnectResponse, Create, ErrorCode, OpCode, Request, SessionId};
-
-const OK: ErrorCode = ErrorCode::OK;
-
-fn create(path: &str, flags: i32) -> Request<'_> {
-    let acl = Some(AclList::OPEN);
-    Request::Create(Create { op: OpCode::Create, path: path.into(), data: None, acl, flags, ttl: -1 })
-}
-
-fn exists(path: &str) -> Request<'_> {
-    Request::Exists { path: path.into(), watch: false }
-}
+use oxkeeper_proto::{ConnectResponse, ErrorCode, Request, SessionId};
 
 fn local(_: &mut Settings, ensemble: &mut EnsembleSettings) {
     ensemble.local_sessions = true;

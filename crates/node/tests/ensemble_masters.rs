@@ -5,27 +5,11 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod ensemble;
 
+use ensemble::asks::{OK, create, exists, sync};
 use ensemble::{At, Ensemble, Seen};
 use oxkeeper_node::{DigestAlgorithm, EnsembleSettings, LinkId, ObserverMasters, Role, Settings, digest_id};
 use oxkeeper_proto::peer::ForwardedRequest;
-use oxkeeper_proto::{
-    AclList, Create, ErrorCode, OpCode, PeerPacket, Reconfig, Request, SessionId, Xid, Zxid,
-};
-
-const OK: ErrorCode = ErrorCode::OK;
-
-fn create(path: &str, flags: i32) -> Request<'_> {
-    let acl = Some(AclList::OPEN);
-    Request::Create(Create { op: OpCode::Create, path: path.into(), data: None, acl, flags, ttl: -1 })
-}
-
-fn exists(path: &str) -> Request<'_> {
-    Request::Exists { path: path.into(), watch: false }
-}
-
-fn sync() -> Request<'static> {
-    Request::Sync { path: Some("/".into()) }
-}
+use oxkeeper_proto::{ErrorCode, PeerPacket, Reconfig, Request, SessionId, Xid, Zxid};
 
 fn masters(_: &mut Settings, ensemble: &mut EnsembleSettings) {
     ensemble.observer_masters = Some(ObserverMasters { bytes_max: 32 << 20, reconnect_ms: 0 });
@@ -142,18 +126,7 @@ fn syncs_of_several_observers_and_of_the_follower_find_their_askers() {
 #[test]
 fn a_session_lives_while_an_observer_hears_of_it_and_ends_with_its_ephemerals() {
     let mut e = served(3, 2, 1);
-    let (loud, _) = e.client(3, 600);
-    let (silent, gone) = e.client(4, 600);
-    assert_eq!(e.ask(loud, 1, &create("/loud", 1)), OK);
-    assert_eq!(e.ask(silent, 1, &create("/silent", 1)), OK);
-    for xid in 2..12 {
-        e.run(200);
-        assert_eq!(e.ask(loud, xid, &exists("/loud")), OK);
-    }
-    assert!(e.is_closed(silent), "its server lets an expired client go");
-    assert_eq!(e.ask(loud, 20, &exists("/silent")), ErrorCode::NONODE);
-    assert!(!e.reattach(3, gone, 600).1, "an expired session is refused");
-    e.assert_level();
+    e.assert_silence_ends_a_session([3, 4, 3], 600);
 }
 
 #[test]

@@ -5,42 +5,17 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod ensemble;
 
+use ensemble::asks::{OK, create, exists, sync};
 use ensemble::{Ensemble, Seen};
 use oxkeeper_node::{EnsembleSettings, Settings};
 use oxkeeper_proto::peer::ForwardedRequest;
-use oxkeeper_proto::{AclList, Create, ErrorCode, OpCode, PeerPacket, Request, SessionId, Xid};
-
-const OK: ErrorCode = ErrorCode::OK;
-
-fn create(path: &str, flags: i32) -> Request<'_> {
-    let acl = Some(AclList::OPEN);
-    Request::Create(Create { op: OpCode::Create, path: path.into(), data: None, acl, flags, ttl: -1 })
-}
-
-fn exists(path: &str) -> Request<'_> {
-    Request::Exists { path: path.into(), watch: false }
-}
-
-fn sync() -> Request<'static> {
-    Request::Sync { path: Some("/".into()) }
-}
+use oxkeeper_proto::{ErrorCode, PeerPacket, Request, SessionId, Xid};
 
 #[test]
 fn a_session_lives_while_any_server_hears_of_it_and_ends_with_its_ephemerals() {
     let mut e = Ensemble::new(3, 1);
     e.settle();
-    let (loud, _) = e.client(0, 500);
-    let (silent, gone) = e.client(1, 500);
-    assert_eq!(e.ask(loud, 1, &create("/loud", 1)), OK);
-    assert_eq!(e.ask(silent, 1, &create("/silent", 1)), OK);
-    for xid in 2..12 {
-        e.run(200);
-        assert_eq!(e.ask(loud, xid, &exists("/loud")), OK);
-    }
-    assert!(e.is_closed(silent), "its server lets an expired client go");
-    assert_eq!(e.ask(loud, 20, &exists("/silent")), ErrorCode::NONODE);
-    assert!(!e.reattach(2, gone, 500).1, "an expired session is refused");
-    e.assert_level();
+    e.assert_silence_ends_a_session([0, 1, 2], 500);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Some nodes, disks that do their work when told, and a network that keeps the order of a link and nothing else.
 
+#[path = "asks.rs"]
+pub mod asks;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
